@@ -1,0 +1,1 @@
+"""The intelligence: cards, networks and resampling. Knows no DICOM and imports nothing of ours."""

@@ -1,0 +1,220 @@
+"""The model card: one TOML file that says what a model is, takes and gives. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from models.vocabulary import Code
+
+SCHEMA_VERSION = 1
+STARTERS = Path(__file__).parent / "starter"
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+Ascii = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]+$")]
+
+
+class BadCard(Exception):  # noqa: N818 -- reads as a verdict: raise BadCard
+    """A card or the weights it names are wrong; the message names the file and the key."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CodedConcept(_Part):
+    """A code as the card writes it."""
+
+    scheme: Ascii
+    value: Ascii
+    meaning: Annotated[Ascii, StringConstraints(max_length=64)]
+
+    @property
+    def code(self) -> Code:
+        """Give the noun."""
+        return Code(scheme=self.scheme, value=self.value, meaning=self.meaning)
+
+
+class ModelPart(_Part):
+    """Who the model is. `title` (at most 32 characters) is what a radiologist reads."""
+
+    name: Name
+    version: Annotated[Ascii, StringConstraints(max_length=16)]
+    title: Annotated[Ascii, StringConstraints(max_length=32)]
+    licence: Ascii
+    intended_use: Ascii
+    limits: tuple[Ascii, ...] = Field(min_length=1)
+
+
+class WeightsFile(_Part):
+    """One file of weights: relative to the card's folder, or inside an installed package's files."""
+
+    path: str
+    sha256: Sha256
+    package: str | None = None
+
+
+class RuntimePart(_Part):
+    """What runs the model: a module of models/runtimes and what that format needs."""
+
+    format: Name
+    files: dict[str, WeightsFile] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Accept(_Part):
+    """What a series must be; an absent key accepts anything. Ranges are inclusive (low, high)."""
+
+    modality: tuple[str, ...] = Field(min_length=1)
+    sop_classes: tuple[str, ...] = ()
+    body_part: tuple[str, ...] = ()
+    description_any: tuple[str, ...] = ()
+    description_none: tuple[str, ...] = ()
+    image_type_none: tuple[str, ...] = ("LOCALIZER", "SECONDARY")
+    spacing_mm: tuple[float, float] | None = None
+    slice_spacing_mm: tuple[float, float] | None = None
+    extent_mm: tuple[float, float] | None = None
+    slices: tuple[int, int] | None = None
+
+
+class InputPart(_Part):
+    """One role of a model's input; exactly one is the reference, whose grid results are on."""
+
+    role: Name
+    reference: bool = False
+    accept: Accept
+
+
+class LabelPart(_Part):
+    """One class: an organ (exclusive, in Prediction.labels) or a finding (numbered instances)."""
+
+    index: int = Field(ge=1, le=255)
+    label: Annotated[Ascii, StringConstraints(max_length=48)]
+    kind: Literal["organ", "finding"]
+    category: CodedConcept
+    type: CodedConcept
+    region: CodedConcept | None = None
+    laterality: CodedConcept | None = None
+    cielab: tuple[int, int, int]
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    min_volume_ml: float = Field(default=0, ge=0)
+
+
+class OutputPart(_Part):
+    """What comes out, and how it returns to the source grid."""
+
+    kind: Literal["labels"]
+    inverse: Literal["scores-linear", "labels-nearest", "runtime"]
+    labels: tuple[LabelPart, ...] = Field(min_length=1)
+
+
+class MeasurementPart(_Part):
+    """What is measured on which label."""
+
+    label: int
+    what: tuple[Literal["volume", "diameters", "hu", "probability"], ...] = Field(min_length=1)
+
+
+class EvaluationPart(_Part):
+    """Figures, on which data, when; what can be claimed and what not."""
+
+    date: str
+    data: Ascii
+    figures: dict[str, float | str] = Field(default_factory=dict)
+
+
+class Card(_Part):
+    """A whole card, as read."""
+
+    schema_version: Literal[1]
+    model: ModelPart
+    runtime: RuntimePart
+    inputs: tuple[InputPart, ...] = Field(min_length=1)
+    output: OutputPart
+    measurements: tuple[MeasurementPart, ...] = ()
+    evaluation: EvaluationPart | None = None
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Card:
+        indices = [label.index for label in self.output.labels]
+        if len(set(indices)) != len(indices):
+            raise ValueError("two output labels share an index")
+        if sum(entry.reference for entry in self.inputs) != 1:
+            raise ValueError("exactly one input must have reference = true")
+        if len({entry.role for entry in self.inputs}) != len(self.inputs):
+            raise ValueError("two inputs share a role")
+        for measurement in self.measurements:
+            if measurement.label not in indices:
+                raise ValueError(f"a measurement names label {measurement.label}, which the output does not have")
+        return self
+
+    @property
+    def reference_role(self) -> str:
+        """Give the role whose grid the results are on."""
+        return next(entry.role for entry in self.inputs if entry.reference)
+
+    def label(self, index: int) -> LabelPart:
+        """Give the output label of that index; raises KeyError."""
+        for label in self.output.labels:
+            if label.index == index:
+                return label
+        raise KeyError(index)
+
+    @property
+    def finds(self) -> bool:
+        """Tell whether the model looks for findings, so that "nothing found" is an answer."""
+        return any(label.kind == "finding" for label in self.output.labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShelvedCard:
+    """A card and where it lies; `digest` covers every key and, through their sha256, the weights."""
+
+    card: Card
+    folder: Path
+    digest: str
+
+
+def read(path: Path) -> ShelvedCard:
+    """Read one card.toml; raises BadCard with the key at fault."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        card = Card.model_validate(raw)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BadCard(f"{path}: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
+        raise BadCard(f"{path}: {faults}") from None
+    canonical = json.dumps(card.model_dump(mode="json", exclude={"evaluation"}), sort_keys=True, separators=(",", ":"))
+    return ShelvedCard(card=card, folder=path.parent, digest=hashlib.sha256(canonical.encode()).hexdigest())
+
+
+def discover(folders: Iterable[Path]) -> dict[str, ShelvedCard]:
+    """Read every */card.toml below the folders, by model name; raises BadCard, also where two share a name."""
+    found: dict[str, ShelvedCard] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*/card.toml")):
+            shelved = read(path)
+            name = shelved.card.model.name
+            if name in found:
+                raise BadCard(f"{path}: the name {name!r} is taken by {found[name].folder}")
+            found[name] = shelved
+    return found
+
+
+def folders(directory: Path | None, *, starters: bool) -> list[Path]:
+    """Give the folders to look for cards in: the project's starters and the site's own."""
+    return ([STARTERS] if starters else []) + ([directory] if directory else [])
+
+
+def ascii_only(text: str) -> str:
+    """Give text fit for an object's own words: printable ASCII."""
+    return re.sub(r"[^\x20-\x7e]", "?", text)

@@ -1,0 +1,1 @@
+"""One module a weights format; each has load(shelved, device) -> Model."""

@@ -1,0 +1,157 @@
+"""Nouns shared by models, node and workers: numpy and the standard library only.
+
+Arrays are (z, y, x). World coordinates are millimetres in the DICOM patient system, LPS:
+x grows to the patient's left, y to the back, z to the head (Ref: PS3.3 C.7.6.2.1.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Triple = tuple[float, float, float]
+Progress = Callable[[float], None]
+
+
+class Unfit(Exception):  # noqa: N818 -- it is a verdict on the input, not a fault of the program
+    """The input is not one this model may judge; the reason is written for a technologist."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """A coded concept. Ref: PS3.3 8.8."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Where the voxels of an array lie in the patient.
+
+    shape       voxels along (z, y, x)
+    origin_mm   LPS position of the centre of voxel (0, 0, 0)
+    axes        three LPS unit vectors: the directions in which z, y and x indices grow
+    spacing_mm  centre to centre distance along (z, y, x)
+
+    Example: origin (10, 20, 30), axes ((0,0,1),(0,1,0),(1,0,0)), spacing (2, 0.5, 0.5):
+    index (3, 4, 8) lies at (10 + 8*0.5, 20 + 4*0.5, 30 + 3*2) = (14, 22, 36).
+    Ref: PS3.3 C.7.6.2.1.1
+    """
+
+    shape: tuple[int, int, int]
+    origin_mm: Triple
+    axes: tuple[Triple, Triple, Triple]
+    spacing_mm: Triple
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Give the 4 x 4 matrix that takes (z, y, x, 1) to LPS (x_mm, y_mm, z_mm, 1)."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.asarray(self.axes, dtype=float).T * np.asarray(self.spacing_mm)
+        matrix[:3, 3] = self.origin_mm
+        return matrix
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Give the volume of one voxel, right for sheared grids too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def to_world_mm(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Take (n, 3) fractional (z, y, x) indices to (n, 3) LPS millimetres."""
+        matrix = self.affine
+        return np.asarray(indices, dtype=float) @ matrix[:3, :3].T + matrix[:3, 3]
+
+    def to_index(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Take (n, 3) LPS millimetres to (n, 3) fractional (z, y, x) indices."""
+        matrix = self.affine
+        inverse = np.linalg.inv(matrix[:3, :3])
+        return (np.asarray(points_mm, dtype=float) - matrix[:3, 3]) @ inverse.T
+
+    def is_orthogonal(self, tolerance: float = 1e-3) -> bool:
+        """Tell whether the axes stand at right angles; a tilted gantry's do not."""
+        axes = np.asarray(self.axes, dtype=float)
+        return bool(np.abs(axes @ axes.T - np.eye(3)).max() < tolerance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """One input of a model: an array on its grid.
+
+    array     (z, y, x), rescaled to `unit`
+    unit      "HU" for CT, "1" where intensities have no absolute meaning
+    modality  DICOM Modality (0008,0060)
+    """
+
+    array: NDArray[np.int16] | NDArray[np.int32] | NDArray[np.float32]
+    grid: Grid
+    unit: str
+    modality: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A half-open box of voxel indices, (z, y, x): low is inside, high is not."""
+
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One lesion a model marked.
+
+    number  from 1, also its value in `Prediction.instances`; ordered by position (z, y, x)
+    label   index of the card's output label
+    score   the model's probability, 0..1
+    box     bounding box on the prediction's grid
+    """
+
+    number: int
+    label: int
+    score: float
+    box: Box
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One number with its meaning and UCUM unit; a value that is not known is an absent Measurement."""
+
+    concept: Code
+    value: float
+    unit: Code
+    derivation: Code | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a model says, on the reference input's grid exactly.
+
+    labels     uint8 (z, y, x): 0 or the card's index of an organ label; exclusive
+    instances  uint16 (z, y, x): 0 or a Finding's number; a voxel of a finding is 0 in `labels`,
+               so that no two segments overlap. None where the model marks no lesions.
+    variant    what made it: device, precision, batch, runtime and their versions
+    """
+
+    grid: Grid
+    labels: NDArray[np.uint8]
+    instances: NDArray[np.uint16] | None = None
+    findings: tuple[Finding, ...] = ()
+    variant: Mapping[str, str] = field(default_factory=dict)
+
+
+class Model(Protocol):
+    """A loaded model, warm on its device."""
+
+    def predict(self, volumes: Mapping[str, Volume], progress: Progress) -> Prediction:
+        """Analyse one volume a role; raises Unfit. `progress` takes 0..1."""
+        ...

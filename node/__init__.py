@@ -1,0 +1,1 @@
+"""The DICOM side: receive, keep, assemble, route, deliver. Runs without torch."""

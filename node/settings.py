@@ -1,0 +1,282 @@
+"""Typed settings: one TOML file, every value also as an environment variable OVERREAD_<SECTION>__<KEY>.
+
+Validated at start; the error names the line at fault. Secrets are masked in repr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+
+from node.errors import Misconfigured
+
+AETitle = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]{0,15}$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+ENVIRONMENT_PREFIX = "OVERREAD_"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Caller(_Section):
+    """Who may send to us: an AE title, and the hosts it may come from (empty: any)."""
+
+    ae_title: AETitle
+    hosts: tuple[str, ...] = ()
+
+
+class NodeSection(_Section):
+    """The DICOM listener and the data folder. `allowed_callers` empty: anyone may send."""
+
+    ae_titles: tuple[AETitle, ...] = Field(default=("OVERREAD",), min_length=1)
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    data_dir: Path = Path("overread-data")
+    allowed_callers: tuple[Caller, ...] = ()
+    max_associations: int = Field(default=64, ge=1)
+    max_pdu_bytes: int = Field(default=131072, ge=4096, le=1048576)
+    max_instance_bytes: int = Field(default=4 * 1024**3, ge=1024)
+    network_timeout_s: Seconds = 60
+    association_timeout_s: Seconds = 30
+    free_disk_min_mb: int = Field(default=2048, ge=0)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> NodeSection:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key belong together: set both or neither")
+        return self
+
+
+class BrokerSection(_Section):
+    """Redis or Valkey for Celery; "embedded" is a Valkey that `overread up` supervises."""
+
+    url: SecretStr = SecretStr("embedded")
+
+
+class LedgerSection(_Section):
+    """Where states live: "sqlite" (one host, a local disk) or a postgresql+psycopg URL."""
+
+    url: SecretStr = SecretStr("sqlite")
+
+
+class ModelsSection(_Section):
+    """Folders with model cards besides the starters; `starters` False leaves ours out."""
+
+    dir: Path | None = None
+    starters: bool = True
+
+
+class AssemblySection(_Section):
+    """When a study is complete: `quiet_s` seconds without an arrival."""
+
+    quiet_s: Seconds = 60
+    quiet_max_s: Seconds = 3600
+    proof: Literal["none", "c-find"] = "none"
+
+
+class WorkersSection(_Section):
+    """How stages run. `time_limit_s` bounds a stage absolutely, whatever its heartbeat says."""
+
+    work_dir: Path | None = None
+    devices: tuple[str, ...] = ("auto",)
+    concurrency_cpu: int = Field(default=1, ge=1)
+    concurrency_io: int = Field(default=1, ge=1)
+    threads: int = Field(default=0, ge=0)
+    lease_s: Seconds = 8
+    renew_s: Seconds = 2
+    max_attempts: int = Field(default=3, ge=1)
+    time_limit_s: Mapping[str, Seconds] = Field(
+        default_factory=lambda: {"prepare": 600.0, "infer": 1800.0, "compose": 600.0, "deliver": 900.0}
+    )
+
+
+class RetentionSection(_Section):
+    """Days that images and parcels stay after their work has ended."""
+
+    images_days: float = Field(default=7, ge=0)
+    parcels_days: float = Field(default=90, ge=0)
+
+
+class ResultsSection(_Section):
+    """What our objects carry. Without `uid_root`, UIDs are UUID-derived (2.25)."""
+
+    uid_root: Annotated[str, StringConstraints(pattern=r"^[0-2](\.(0|[1-9][0-9]*)){1,20}$")] | None = None
+    installation_id: Annotated[str, StringConstraints(max_length=64, pattern=r"^[\x20-\x5b\x5d-\x7e]*$")] = "overread"
+    institution: str | None = None
+    series_number_seg: int = Field(default=9001, ge=1, le=2147483647)
+    series_number_sr: int = Field(default=9002, ge=1, le=2147483647)
+
+
+class Peer(_Section):
+    """A DICOM peer: where results go, whether it commits, whether it may be queried."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+    ae_title: AETitle
+    host: str
+    port: Port
+    calling_ae: AETitle | None = None
+    send_results: bool = True
+    storage_commitment: bool = False
+    query: bool = False
+    commitment_timeout_s: Seconds = 300
+    max_attempts: int = Field(default=10, ge=1)
+    retry_first_s: Seconds = 5
+    retry_max_s: Seconds = 900
+    tls: bool = False
+
+
+class Condition(_Section):
+    """One test on a header attribute by keyword; values compare as strings, case-insensitively."""
+
+    tag: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]+$")]
+    op: Literal["is", "is-not", "contains", "contains-not", "present", "absent"] = "is"
+    value: str = ""
+
+
+class Rule(_Section):
+    """Site policy for one model ("*": every model). The first rule whose `when` holds decides."""
+
+    model: str
+    mode: Literal["live", "shadow", "off"] = "live"
+    called_ae: tuple[AETitle, ...] = ()
+    calling_ae: tuple[AETitle, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    priority: Literal["stat", "routine", "low"] = "routine"
+    destinations: tuple[str, ...] | None = None
+
+
+class WebSection(_Section):
+    """Health and status over HTTP."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8042
+
+
+class Settings(_Section):
+    """All settings of one node."""
+
+    node: NodeSection = NodeSection()
+    broker: BrokerSection = BrokerSection()
+    ledger: LedgerSection = LedgerSection()
+    models: ModelsSection = ModelsSection()
+    assembly: AssemblySection = AssemblySection()
+    workers: WorkersSection = WorkersSection()
+    retention: RetentionSection = RetentionSection()
+    results: ResultsSection = ResultsSection()
+    web: WebSection = WebSection()
+    peers: tuple[Peer, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Settings:
+        names = [peer.name for peer in self.peers]
+        if len(set(names)) != len(names):
+            raise ValueError("two peers share a name")
+        for rule in self.rules:
+            for name in rule.destinations or ():
+                if name not in names:
+                    raise ValueError(f"a rule for {rule.model!r} names the destination {name!r}, which no [[peers]] has")
+        return self
+
+    @property
+    def data_dir(self) -> Path:
+        """Give the data folder."""
+        return self.node.data_dir
+
+    @property
+    def work_dir(self) -> Path:
+        """Give the folder of work files; several hosts share it."""
+        return self.workers.work_dir or self.node.data_dir / "work"
+
+    def peer(self, name: str) -> Peer:
+        """Give the peer of that name; raises Misconfigured."""
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        raise Misconfigured(f"no [[peers]] entry is named {name!r}; add one or change the rule that names it")
+
+    def destinations(self) -> tuple[str, ...]:
+        """Give the names of all peers that receive results."""
+        return tuple(peer.name for peer in self.peers if peer.send_results)
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the file (none: defaults) and the environment; raises Misconfigured with the line at fault."""
+    environ = os.environ if environ is None else environ
+    text = ""
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise Misconfigured(f"cannot read the settings file {path}: {error.strerror}") from error
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Misconfigured(f"{path} is not valid TOML: {error}") from error
+    from_environment = _overlay(values, environ)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise Misconfigured(_explain(error, path, text, from_environment)) from None
+    return settings.model_copy(update={"node": settings.node.model_copy(update={"data_dir": settings.node.data_dir.absolute()})})
+
+
+def _overlay(values: dict[str, Any], environ: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Lay OVERREAD_SECTION__KEY over the file's values; a value that parses as JSON is taken as JSON."""
+    touched = set()
+    for name, raw in environ.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or name == ENVIRONMENT_PREFIX + "CONFIG":
+            continue
+        section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            value = raw
+        if key:
+            values.setdefault(section, {})[key] = value
+        else:
+            values[section] = value
+        touched.add((section, key))
+    return touched
+
+
+def _explain(error: ValidationError, path: Path | None, text: str, from_environment: set[tuple[str, str]]) -> str:
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False):
+        location = tuple(str(part) for part in fault["loc"])
+        name = ".".join(location) or "settings"
+        if location[:2] in from_environment or (*location[:1], "") in from_environment:
+            where = "environment " + ENVIRONMENT_PREFIX + "__".join(location[:2]).upper()
+        else:
+            where = f"{path or 'settings'}{_line_of(text, fault['loc'])}"
+        lines.append(f"{where}: {name}: {fault['msg']}")
+    return "\n".join(lines)
+
+
+def _line_of(text: str, location: tuple[int | str, ...]) -> str:
+    """Find ":line" of a key: its section's header first (the n-th of an array of tables), then the key."""
+    if not location:
+        return ""
+    number = location[1] if len(location) > 1 and isinstance(location[1], int) else 0
+    key = next((part for part in location[1:] if isinstance(part, str)), None)
+    headers = [i for i, line in enumerate(text.splitlines()) if re.match(rf"\s*\[\[?\s*{re.escape(str(location[0]))}\s*[\].]", line)]
+    if number >= len(headers):
+        return ""
+    for i, line in enumerate(text.splitlines()[headers[number] + 1 :], start=headers[number] + 2):
+        if re.match(r"\s*\[", line):
+            break
+        if key is not None and re.match(rf'\s*"?{re.escape(key)}"?\s*=', line):
+            return f":{i}"
+    return f":{headers[number] + 1}"

@@ -1,0 +1,30 @@
+"""What a test may need from outside: a server's binary, or the real data beside the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def require(binary: str) -> str:
+    """Give the binary's path; without it skip on a laptop and fail in CI."""
+    found = shutil.which(binary)
+    if found:
+        return found
+    reason = f"{binary} is not installed; .ci/run lists the Debian packages"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def shared(relative: str) -> Path:
+    """Give a folder of real data that lies beside the checkout; skip where it is absent."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"real data {relative} is not beside this checkout")
+    return path

@@ -1,0 +1,1 @@
+"""The Celery side: files to volumes, predictions, DICOM results."""

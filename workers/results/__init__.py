@@ -1,0 +1,1 @@
+"""Predictions written as DICOM objects."""
