@@ -1,0 +1,253 @@
+"""Masks to numbers: volumes, diameters, attenuation, probability, and the outline of the key slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+
+from models.card import Card
+from models.vocabulary import Box, Code, Finding, Grid, Measurement, Prediction, Volume
+
+VOLUME = Code(scheme="SCT", value="118565006", meaning="Volume")
+ATTENUATION = Code(scheme="DCM", value="112031", meaning="Attenuation Coefficient")
+LONG_AXIS = Code(scheme="SCT", value="103339001", meaning="Long Axis")
+SHORT_AXIS = Code(scheme="SCT", value="103340004", meaning="Short Axis")
+# The device's certainty that the mark is what its label says; 111047 would say "Probability of cancer", which no detector here claims.
+CERTAINTY = Code(scheme="DCM", value="111012", meaning="Certainty of Finding")
+MEAN = Code(scheme="SCT", value="373098007", meaning="Mean")
+STANDARD_DEVIATION = Code(scheme="SCT", value="386136009", meaning="Standard Deviation")
+MM = Code(scheme="UCUM", value="mm", meaning="mm")
+MM3 = Code(scheme="UCUM", value="mm3", meaning="cubic millimeter")
+ML = Code(scheme="UCUM", value="mL", meaning="milliliter")
+HU = Code(scheme="UCUM", value="[hnsf'U]", meaning="Hounsfield unit")
+PERCENT = Code(scheme="UCUM", value="%", meaning="Percent")
+
+Mask = NDArray[np.bool_]
+Polyline = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentMeasures:
+    """What is known about one non-empty segment of a prediction.
+
+    key           ("organ", the card's label index) or ("finding", the finding's number)
+    label         index of the card's output label; for an organ the same as in `key`
+    measurements  rounded values in the order a viewer should show them; empty where the card asks for none
+    key_slice     z index, on the prediction's grid, of the slice where the segment's area is largest
+    outline       (n, 2) float64 of (column, row) on the key slice: n >= 6, the last point repeats the first,
+                  the top left corner of the image is (0, 0) and the centre of its first pixel (0.5, 0.5);
+                  it runs along pixel borders around the largest part of the segment in that slice
+    Ref: PS3.3 C.18.6.1.2
+    """
+
+    key: tuple[Literal["organ", "finding"], int]
+    label: int
+    measurements: tuple[Measurement, ...]
+    key_slice: int
+    outline: Polyline
+
+
+def measure(prediction: Prediction, volume: Volume, card: Card) -> tuple[SegmentMeasures, ...]:
+    """Measure every non-empty segment: organs in the card's order, then findings by number.
+
+    Raises ValueError where the volume is not on the prediction's grid or a finding has no voxel.
+    """
+    if not volume.array.shape == prediction.labels.shape == prediction.grid.shape:
+        raise ValueError("the volume and the prediction are not on one grid")
+    boxes = ndimage.find_objects(prediction.labels)
+    measured = []
+    for label in card.output.labels:
+        where = boxes[label.index - 1] if label.index <= len(boxes) else None
+        if label.kind == "organ" and where is not None:
+            part = _Part(mask=prediction.labels[where] == label.index, where=where, volume=volume)
+            measured.append(_segment(("organ", label.index), part, card, None))
+    for finding in prediction.findings:
+        where = _slices(finding.box)
+        assert prediction.instances is not None
+        part = _Part(mask=prediction.instances[where] == finding.number, where=where, volume=volume)
+        if not part.mask.any():
+            raise ValueError(f"finding {finding.number} has no voxel inside its box")
+        measured.append(_segment(("finding", finding.number), part, card, finding))
+    return tuple(measured)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A segment's mask cropped to `where`, and the whole volume it lies in."""
+
+    mask: Mask
+    where: tuple[slice, ...]
+    volume: Volume
+
+
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(low, high) for low, high in zip(box.low, box.high, strict=True))
+
+
+def _segment(key: tuple[Literal["organ", "finding"], int], part: _Part, card: Card, finding: Finding | None) -> SegmentMeasures:
+    label = finding.label if finding else key[1]
+    inner = key_slice(part.mask)
+    plane = largest_part(part.mask[inner])
+    offset = np.array([part.where[2].start, part.where[1].start], dtype=float)
+    asked = {what for entry in card.measurements if entry.label == label for what in entry.what}
+    return SegmentMeasures(
+        key=key,
+        label=label,
+        measurements=tuple(_measurements(asked, part, plane, finding)),
+        key_slice=part.where[0].start + inner,
+        outline=outline(plane) + offset,
+    )
+
+
+def _measurements(asked: set[Any], part: _Part, plane: Mask, finding: Finding | None) -> list[Measurement]:
+    """Give the asked values; the standard deviation comes last because OHIF shows only the first five."""
+    grid = part.volume.grid
+    values: list[Measurement] = []
+    if "volume" in asked and finding:
+        values.append(Measurement(concept=VOLUME, value=float(round(volume_mm3(part.mask, grid))), unit=MM3))
+    elif "volume" in asked:
+        values.append(Measurement(concept=VOLUME, value=round(volume_mm3(part.mask, grid) / 1000, 1), unit=ML))
+    deviation = None
+    if "hu" in asked and part.volume.unit == "HU":
+        mean_hu, deviation = attenuation_hu(part.volume.array[part.where], part.mask)
+        values.append(Measurement(concept=ATTENUATION, value=float(round(mean_hu)), unit=HU, derivation=MEAN))
+    if "diameters" in asked:
+        long_mm, short_mm = diameters_mm(plane, row_mm=grid.spacing_mm[1], column_mm=grid.spacing_mm[2])
+        values.append(Measurement(concept=LONG_AXIS, value=round(long_mm, 1), unit=MM))
+        values.append(Measurement(concept=SHORT_AXIS, value=round(short_mm, 1), unit=MM))
+    if "probability" in asked and finding:
+        values.append(Measurement(concept=CERTAINTY, value=float(round(100 * finding.score)), unit=PERCENT))
+    if deviation is not None:
+        values.append(Measurement(concept=ATTENUATION, value=float(round(deviation)), unit=HU, derivation=STANDARD_DEVIATION))
+    return values
+
+
+def volume_mm3(mask: Mask, grid: Grid) -> float:
+    """Count voxels times the volume of one.
+
+    Example: 10 voxels of 2 x 0.5 x 0.5 mm are 10 * 0.5 = 5 mm3 = 0.005 ml.
+    """
+    return float(np.count_nonzero(mask)) * grid.voxel_mm3
+
+
+def attenuation_hu(array: NDArray[Any], mask: Mask) -> tuple[float, float]:
+    """Give the mean and the population standard deviation under the mask.
+
+    Example: 10, 20, 30 and 40 HU: mean 25, deviation sqrt((225 + 25 + 25 + 225) / 4) = 11.18.
+    """
+    values = array[mask].astype(np.float64)
+    return float(values.mean()), float(values.std())
+
+
+def key_slice(mask: Mask) -> int:
+    """Give the z index of the largest area; of several the middle one, where a lesion's centre is.
+
+    Example: areas 1, 4, 4, 4, 2: slice 2.
+    """
+    areas = np.count_nonzero(mask, axis=(1, 2))
+    largest = np.flatnonzero(areas == areas.max())
+    return int(largest[(len(largest) - 1) // 2])
+
+
+def largest_part(plane: Mask) -> Mask:
+    """Give the largest edge-connected part of a 2-D mask with its holes filled: what one outline can enclose.
+
+    Example: a 3 x 3 ring and a lone pixel: the full 3 x 3 square.
+    """
+    parts, count = ndimage.label(plane)
+    if count > 1:
+        plane = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    return np.asarray(ndimage.binary_fill_holes(plane), dtype=bool)
+
+
+def outline(plane: Mask) -> Polyline:
+    """Trace the borders of an edge-connected 2-D mask without holes; closed, at least six points.
+
+    The enclosed area is the mask's area exactly. Corners only; where these are fewer than five, the middle of each
+    side is added, because viewers take a closed polyline of five points for a rectangle tool of their own.
+    Returns (n, 2) of (column, row); the pixel at row r, column c spans columns c..c+1 and rows r..r+1.
+
+    Example: a single pixel at row 2, column 5: (5,2) (5.5,2) (6,2) (6,2.5) (6,3) (5.5,3) (5,3) (5,2.5) (5,2).
+    Ref: PS3.3 C.18.6.1.2
+    """
+    follows = _border_steps(plane)
+    start = min(follows)
+    path, point = [start], follows[start]
+    while point != start:
+        path.append(point)
+        point = follows[point]
+    points = np.array(path, dtype=float)[:, ::-1]
+    step_in, step_out = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    corners = points[(step_in != step_out).any(axis=1)]
+    if len(corners) < 5:
+        middles = (corners + np.roll(corners, -1, axis=0)) / 2
+        corners = np.stack([corners, middles], axis=1).reshape(-1, 2)
+    return np.concatenate([corners, corners[:1]])
+
+
+def _border_steps(plane: Mask) -> dict[tuple[int, int], tuple[int, int]]:
+    """Link each border corner (row, column) to the next, clockwise on the screen.
+
+    A corner has one successor only: in an edge-connected mask without holes no two pixels touch at a corner alone.
+    """
+    padded = np.pad(plane, 1)
+    inside = padded[1:-1, 1:-1]
+    steps: dict[tuple[int, int], tuple[int, int]] = {}
+    sides = (
+        (padded[:-2, 1:-1], (0, 0), (0, 1)),  # above: left to right
+        (padded[1:-1, 2:], (0, 1), (1, 1)),  # right: downwards
+        (padded[2:, 1:-1], (1, 1), (1, 0)),  # below: right to left
+        (padded[1:-1, :-2], (1, 0), (0, 0)),  # left: upwards
+    )
+    for neighbour, first, last in sides:
+        for row, column in np.argwhere(inside & ~neighbour).tolist():
+            steps[row + first[0], column + first[1]] = (row + last[0], column + last[1])
+    return steps
+
+
+def diameters_mm(plane: Mask, *, row_mm: float, column_mm: float) -> tuple[float, float]:
+    """Give the longest diameter in the plane and the longest chord at right angles to it.
+
+    Measured between the middles of border edges, so that n pixels in a row are n pixels long and a disc keeps its
+    diameter; between corners it would come out one pixel too long, between centres one too short.
+    `row_mm` is the distance between rows, `column_mm` between columns. A concave mask is measured on its hull.
+
+    Example: 3 rows by 8 columns at 2 mm between rows and 0.5 mm between columns: rows span 6 mm, columns 4 mm.
+    Between middles the longest is top to bottom, 7 columns sideways: sqrt(6^2 + 3.5^2) = 6.95 mm.
+    Ref: PS3.3 10.7.1.3 (spacing between rows comes first)
+    """
+    points = _edge_middles(plane) * (column_mm, row_mm)
+    hull = points[ConvexHull(points).vertices]
+    between = hull[:, None] - hull[None]
+    lengths = np.hypot(between[..., 0], between[..., 1])
+    first, last = np.unravel_index(int(lengths.argmax()), lengths.shape)
+    long_mm = float(lengths[first, last])
+    along = between[last, first] / long_mm
+    across = np.array([-along[1], along[0]])
+    return long_mm, _longest_chord((hull - hull[first]) @ along, (hull - hull[first]) @ across)
+
+
+def _edge_middles(plane: Mask) -> Polyline:
+    """Give the (column, row) middles of every border edge of a 2-D mask."""
+    steps = _border_steps(plane)
+    ends = np.array([(*first, *last) for first, last in steps.items()], dtype=float)
+    return (ends[:, [1, 0]] + ends[:, [3, 2]]) / 2
+
+
+def _longest_chord(along: NDArray[np.float64], across: NDArray[np.float64]) -> float:
+    """Give the longest chord of a convex polygon across its long axis, which runs along 0..max.
+
+    Example: a square of diagonal 10: along 0, 5, 5, 10 and across 0, 5, -5, 0 give 10.
+    """
+    upper, lower = across >= -1e-9, across <= 1e-9
+    places = np.unique(along)
+    heights = []
+    for side in (upper, lower):
+        order = np.argsort(along[side], kind="stable")
+        heights.append(np.interp(places, along[side][order], across[side][order]))
+    return float((heights[0] - heights[1]).max())
