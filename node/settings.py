@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
 
 from node.errors import Misconfigured
 
@@ -30,6 +30,7 @@ AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 ENVIRONMENT_PREFIX = "OVERREAD_"
+TIME_LIMITS_S = {"prepare": 600.0, "infer": 1800.0, "compose": 600.0, "deliver": 900.0}
 
 
 class _Section(BaseModel):
@@ -106,9 +107,20 @@ class WorkersSection(_Section):
     lease_s: Seconds = 8
     renew_s: Seconds = 2
     max_attempts: int = Field(default=3, ge=1)
-    time_limit_s: Mapping[str, Seconds] = Field(
-        default_factory=lambda: {"prepare": 600.0, "infer": 1800.0, "compose": 600.0, "deliver": 900.0}
-    )
+    time_limit_s: Mapping[str, Seconds] = Field(default_factory=lambda: dict(TIME_LIMITS_S))
+
+    @field_validator("time_limit_s")
+    @classmethod
+    def _every_stage_has_a_limit(cls, given: Mapping[str, float]) -> Mapping[str, float]:
+        if unknown := set(given) - set(TIME_LIMITS_S):
+            raise ValueError(f"no stage is called {', '.join(sorted(unknown))}; stages are {', '.join(TIME_LIMITS_S)}")
+        return TIME_LIMITS_S | dict(given)
+
+    @model_validator(mode="after")
+    def _a_lease_outlives_its_renewal(self) -> WorkersSection:
+        if self.lease_s <= self.renew_s:
+            raise ValueError("lease_s must be longer than renew_s, or every lease runs out between two renewals")
+        return self
 
 
 class RetentionSection(_Section):
