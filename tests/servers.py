@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def require(binary: str) -> str:
-    """Give the binary's path; without it skip on a laptop and fail in CI."""
-    found = shutil.which(binary)
+    """Give the binary's path; without it skip on a laptop and fail in CI.
+
+    pynetdicom installs programs named as DCMTK's (storescu, findscu ...) beside the interpreter: those come last.
+    """
+    own = Path(sys.executable).parent
+    outside = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder).resolve() != own.resolve())
+    found = shutil.which(binary, path=outside) or shutil.which(binary)
     if found:
         return found
     reason = f"{binary} is not installed; .ci/run lists the Debian packages"
