@@ -1,0 +1,63 @@
+# One virtual environment, made on first use; a changed pyproject.toml or constraints file installs again.
+CONSTRAINTS ?= constraints-cpu.txt
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(basename $(notdir $(CONSTRAINTS)))
+VIEWERS := .cache/viewers
+OHIF := @ohif/app@3.13.2
+PLAYWRIGHT := playwright-core@1.64.1
+VIEWERS_STAMP := $(VIEWERS)/.installed
+WORKERS ?= 2
+
+.PHONY: help install demo test lint verify bench train-chest-ct viewers clean
+
+help:
+	@echo "make demo            the whole path on a generated chest CT: archive, node, result, pictures"
+	@echo "make test            lint, types, import contracts, tests (skips what needs a server that is missing)"
+	@echo "make lint            ruff, mypy, import-linter only"
+	@echo "make viewers         fetch OHIF and playwright-core for the viewer tests"
+	@echo "make verify          all tests, the long ones with real servers and viewers too"
+	@echo "make bench           every benchmark, each against a peer or a floor in the same run"
+	@echo "make train-chest-ct  train the chest starter again"
+
+# torch comes first and pinned: unpinned, another package's requirement may bring a CUDA build of several GB.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[brain-mr,test,postgresql]'
+	touch $@
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/overread demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+$(VIEWERS_STAMP): Makefile
+	mkdir -p $(VIEWERS)
+	cd $(VIEWERS) && npm pack --silent $(OHIF) && rm -rf package && tar -xzf ohif-app-*.tgz && rm ohif-app-*.tgz
+	npm install --silent --no-save --no-package-lock --no-audit --no-fund --prefix $(VIEWERS) $(PLAYWRIGHT)
+	touch $@
+
+viewers: $(VIEWERS_STAMP)
+
+verify: lint viewers
+	$(BIN)/python -m pytest --verify -n $(WORKERS) --dist worksteal
+
+bench: $(STAMP)
+	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+train-chest-ct: $(STAMP)
+	$(BIN)/python -m models.starter.chest_ct.training
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
