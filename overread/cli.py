@@ -1,0 +1,233 @@
+"""The `overread` command. Bodies import lazily, so that `overread --help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from overread import __version__
+
+if TYPE_CHECKING:
+    from node.settings import Settings
+
+app = typer.Typer(
+    name="overread",
+    help="An AI node for a PACS: studies in over DICOM, segmentation and detection on workers, DICOM SEG and SR back to the archive.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+rules = typer.Typer(help="What the routing rules make of a study.", no_args_is_help=True)
+models = typer.Typer(help="The models on the shelf.", no_args_is_help=True)
+ledger = typer.Typer(help="Looking after the ledger.", no_args_is_help=True)
+app.add_typer(rules, name="rules")
+app.add_typer(models, name="models")
+app.add_typer(ledger, name="ledger")
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="The settings file; without it ./overread.toml where there is one.", envvar="OVERREAD_CONFIG")
+]
+Parent = Annotated[int | None, typer.Option("--parent", hidden=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of words.")]
+
+
+def _config(path: Path | None) -> Path | None:
+    default = Path("overread.toml")
+    return path if path is not None or not default.is_file() else default
+
+
+def _settings(path: Path | None) -> Settings:
+    from node import settings
+
+    return settings.load(_config(path))
+
+
+@app.command()
+def up(config: Config = None) -> None:
+    """Run the whole node on this machine: broker, listener, dispatch, workers."""
+    from overread import up as machine
+
+    machine.up(_settings(config), _config(config))
+
+
+@app.command()
+def serve(config: Config = None) -> None:
+    """Run the node's processes: listener and dispatch."""
+    from overread import up as machine
+
+    machine.serve(_settings(config), _config(config))
+
+
+@app.command()
+def worker(
+    config: Config = None,
+    queues: Annotated[str, typer.Option(help="Which queues to work on, separated by commas.")] = "gpu,cpu,io",
+    parent: Parent = None,
+) -> None:
+    """Run workers, one Celery process a queue."""
+    from overread import roles
+    from overread import up as machine
+
+    names = tuple(name.strip() for name in queues.split(",") if name.strip())
+    settings = _settings(config)
+    machine.worker_roles(names, None)
+    if len(names) == 1:
+        raise typer.Exit(roles.worker(settings, names[0], parent))
+    machine.workers(settings, names, _config(config))
+
+
+@app.command(hidden=True)
+def broker(config: Config = None, parent: Parent = None) -> None:
+    """Become the embedded broker."""
+    from overread import roles
+
+    roles.broker(_settings(config), parent)
+
+
+@app.command(hidden=True)
+def listener(config: Config = None, parent: Parent = None) -> None:
+    """Serve DICOM."""
+    from overread import roles
+
+    roles.listener(_settings(config), parent)
+
+
+@app.command(hidden=True)
+def dispatch(config: Config = None, parent: Parent = None) -> None:
+    """Assemble, route, submit, sweep."""
+    from overread import roles
+
+    roles.dispatch(_settings(config), parent)
+
+
+@app.command()
+def demo(
+    archive: Annotated[str | None, typer.Option(metavar="AET@HOST:PORT", help="Your archive; without it a small one of ours.")] = None,
+    study: Annotated[Path | None, typer.Option(help="A folder of DICOM files; without it a generated chest CT.")] = None,
+    out: Annotated[Path, typer.Option(help="Where everything goes: study, archive, pictures, logs.")] = Path("overread-demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Show the whole path on a sample study: in over DICOM, analysed, and back in the archive, checked against the truth."""
+    from overread import demo as show
+
+    raise typer.Exit(show.main(show.Wish(archive=archive, study=study, out=out, as_json=as_json)))
+
+
+@app.command()
+def send(
+    folder: Path,
+    to: Annotated[str, typer.Argument(metavar="AET@HOST:PORT")],
+    calling: Annotated[str, typer.Option(help="Our own AE title.")] = "OVERREAD-SEND",
+) -> None:
+    """Send a folder of DICOM files to an AE."""
+    from overread.commands import send as command
+
+    raise typer.Exit(command.main(folder, to, calling))
+
+
+@app.command()
+def status(
+    config: Config = None,
+    study: Annotated[str | None, typer.Option(metavar="UID")] = None,
+    accession: Annotated[str | None, typer.Option(metavar="NUMBER")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what became of studies: states, reasons, stage times, deliveries."""
+    from overread.commands import status as command
+
+    raise typer.Exit(command.main(_settings(config), study or accession, as_json=as_json))
+
+
+@app.command()
+def check(config: Config = None, as_json: AsJson = False) -> None:
+    """Try everything the node needs; each failing line says what to do."""
+    from overread.commands import check as command
+
+    raise typer.Exit(command.main(_settings(config), as_json=as_json))
+
+
+@app.command()
+def archive(
+    directory: Annotated[Path, typer.Option("--dir", help="Folder of its files.")],
+    ae_title: Annotated[str, typer.Option("--ae-title")] = "ARCHIVE",
+    port: int = 0,
+    peer: Annotated[list[str] | None, typer.Option(metavar="AET@HOST:PORT")] = None,
+) -> None:
+    """Run the small archive of the demo and the tests; no product."""
+    from node.archive import __main__ as small
+
+    arguments = ["--dir", str(directory), "--ae-title", ae_title, "--port", str(port)]
+    raise typer.Exit(small.main([*arguments, *(word for entry in peer or [] for word in ("--peer", entry))]))
+
+
+@rules.command("explain")
+def rules_explain(folder: Path, config: Config = None, as_json: AsJson = False) -> None:
+    """Say which series each model takes, and why not the others."""
+    from overread.commands import explain as command
+
+    raise typer.Exit(command.main(_settings(config), folder, as_json=as_json))
+
+
+@models.command("list")
+def models_list(config: Config = None, as_json: AsJson = False) -> None:
+    """List the models."""
+    from overread.commands import models as command
+
+    command.show_all(_settings(config), as_json=as_json)
+
+
+@models.command("show")
+def models_show(name: str, config: Config = None, as_json: AsJson = False) -> None:
+    """Show one model's card."""
+    from overread.commands import models as command
+
+    command.show(_settings(config), name, as_json=as_json)
+
+
+@models.command("run")
+def models_run(
+    name: str, folder: Path, out: Annotated[Path, typer.Option(help="Where SEG and SR go.")], config: Config = None, as_json: AsJson = False
+) -> None:
+    """Run one model on a folder of DICOM files, without a node."""
+    from overread.commands import models as command
+
+    command.run(_settings(config), name, (folder, out), as_json=as_json)
+
+
+@ledger.command("rebuild")
+def ledger_rebuild(config: Config = None) -> None:
+    """Read the instance index again from the image files; states of work are kept."""
+    from overread.commands import ledger as command
+
+    command.rebuild(_settings(config))
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 -- typer's callback
+    if asked:
+        print(f"overread {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version_asked: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Overread."""
+
+
+def main() -> None:
+    """Run the command; an error that was raised on purpose is one line and exit code 2."""
+    try:
+        app()
+    except Exception as error:
+        from models.card import BadCard
+        from models.vocabulary import Unfit
+        from node.errors import OverreadError
+
+        if not isinstance(error, OverreadError | BadCard | Unfit):
+            raise
+        print(f"overread: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

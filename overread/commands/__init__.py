@@ -1,0 +1,1 @@
+"""Bodies of the `overread` commands that look, ask and tell."""

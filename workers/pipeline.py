@@ -1,0 +1,262 @@
+"""The stages as plain functions, and `run`: the same stages in a row without queue, ledger or network.
+
+A stage takes what the one before left on the shelf, writes its own, moves the job by one compare-and-set and gives
+the messages that should follow. It calls `guard` before every durable write: a lost lease stops it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from models import card as cards
+from models.card import ShelvedCard
+from models.vocabulary import Prediction, Volume
+from node import journal, routing
+from node.errors import Misconfigured, Refused, Retryable
+from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
+from node.settings import Settings
+from node.study import Job, JobState, Parcel, ParcelObject, Stage
+from workers import folder, gpu, workspace
+from workers.results.request import ComposedObject
+
+log = journal.get("pipeline")
+Guard = Callable[[], None]
+Following = tuple[tuple[Stage, str], ...]
+WRITER_OF = {"volumes": Stage.PREPARE, "prediction": Stage.INFER}
+"""Which stage writes a work file: there a job goes back to when the file is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a stage needs of this process."""
+
+    settings: Settings
+    ledger: Ledger
+    cards: Mapping[str, ShelvedCard]
+
+
+def open_context(settings: Settings) -> Context:
+    """Open the ledger and read the cards; raises Misconfigured, BadCard."""
+    return Context(settings=settings, ledger=open_ledger(settings), cards=known_cards(settings))
+
+
+def known_cards(settings: Settings) -> dict[str, ShelvedCard]:
+    """Read the cards of this site; raises BadCard."""
+    return cards.discover(cards.folders(settings.models.dir, starters=settings.models.starters))
+
+
+def make_warm(settings: Settings, queue: str) -> None:
+    """Import what the queue's stages need before the first job arrives."""
+    if queue == "gpu":
+        gpu.set_threads(settings.workers.threads)
+        from models import registry  # noqa: F401, PLC0415 -- imports torch, which only a child may
+    elif queue == "cpu":
+        from workers import load, results  # noqa: F401, PLC0415
+
+
+def prepare(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
+    """Files -> volumes on the shelf."""
+    job = claim.job
+    shelved = _card_of(context, job)
+    volumes, sources = read_volumes(shelved, {role: _paths(context, uids) for role, uids in job.inputs.items()})
+    guard()
+    workspace.save_volumes(_shelf(context, claim), volumes, sources)
+    guard()
+    return _advance(context, claim, Stage.INFER)
+
+
+def infer(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
+    """Volumes -> prediction on the shelf, on one device that is ours alone meanwhile."""
+    shelved = _card_of(context, claim.job)
+    place = _shelf(context, claim)
+    volumes, _sources = workspace.load_volumes(place)
+    names = gpu.devices(context.settings.workers.devices)
+    with gpu.lease(context.settings.data_dir / "run", names, context.settings.workers.time_limit_s[Stage.INFER]) as device:
+        guard()
+        prediction = predict(shelved, volumes, device)
+    guard()
+    workspace.save_prediction(place, prediction)
+    guard()
+    return _advance(context, claim, Stage.COMPOSE)
+
+
+def compose(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
+    """Prediction -> parcel, on the disk before the ledger says WRITTEN; then one message a destination."""
+    from workers import results  # noqa: PLC0415 -- highdicom takes seconds to import
+
+    job = claim.job
+    shelved = _card_of(context, job)
+    place = _shelf(context, claim)
+    volumes, sources = workspace.load_volumes(place)
+    prediction = workspace.load_prediction(place)
+    request = results.ComposeRequest(
+        job=job,
+        card=shelved,
+        prediction=prediction,
+        volume=volumes[shelved.card.reference_role],
+        sources=_headers(_paths(context, sources)),
+        settings=context.settings.results,
+    )
+    composed, summary = results.compose(request)
+    guard()
+    parcel = _keep(context, job, composed, summary)
+    guard()
+    if not jobs.written(context.ledger, claim, parcel, job.destinations):
+        return ()
+    due = deliveries.of_job(context.ledger, job.job_id, job.generation)
+    return tuple((Stage.DELIVER, delivery.delivery_id) for delivery in due)
+
+
+STAGES: Mapping[Stage, Callable[[Context, jobs.Claim, Guard], Following]] = {
+    Stage.PREPARE: prepare,
+    Stage.INFER: infer,
+    Stage.COMPOSE: compose,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What `run` made: the objects' files in sending order, and the summary."""
+
+    prediction: Prediction
+    files: tuple[Path, ...]
+    summary: str
+
+
+def run(shelved: ShelvedCard, source: Path, out: Path, settings: Settings) -> Ran:
+    """Run one model on a folder of DICOM files and write its objects to `out`; no node, no queue, no ledger.
+
+    Raises Refused with routing's reasons when no series fits, Unfit, BadCard, Retryable.
+    """
+    from workers import results  # noqa: PLC0415
+
+    job, files = _job_for(shelved, source)
+    by_role = {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()}
+    volumes, sources = read_volumes(shelved, by_role)
+    prediction = predict(shelved, volumes, gpu.devices(settings.workers.devices)[0])
+    request = results.ComposeRequest(
+        job=job,
+        card=shelved,
+        prediction=prediction,
+        volume=volumes[shelved.card.reference_role],
+        sources=_headers([files[uid] for uid in sources]),
+        settings=settings.results,
+    )
+    composed, summary = results.compose(request)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, entry in enumerate(composed, start=1):
+        path = out / f"{number:02d}-{entry.kind}.dcm"
+        path.write_bytes(entry.dataset_bytes)
+        written.append(path)
+    return Ran(prediction=prediction, files=tuple(written), summary=summary)
+
+
+def _job_for(shelved: ShelvedCard, source: Path) -> tuple[Job, dict[str, Path]]:
+    """Route the folder to this one model; give the job as the ledger would hold it, and the files by SOP Instance UID."""
+    found = folder.read(source)
+    reasons = []
+    for study in folder.studies(found):
+        plan = routing.route(study, {shelved.card.model.name: shelved}, (), ())
+        reasons += [entry.reason for entry in plan.declined]
+        for entry in plan.jobs:
+            job = Job(
+                job_id=entry.job_id,
+                generation=1,
+                study_instance_uid=entry.study_instance_uid,
+                revision=study.revision,
+                model=entry.model,
+                version=entry.version,
+                card_digest=entry.card_digest,
+                inputs=entry.inputs,
+                mode=entry.mode,
+                priority=entry.priority,
+                destinations=(),
+                state=JobState.RUNNING,
+                stage=Stage.PREPARE,
+                attempt=1,
+                fence=1,
+                created_at=time.time(),
+            )
+            return job, {instance.sop_instance_uid: Path(instance.path) for instance in found}
+    raise Refused("no series fits this model: " + "; ".join(dict.fromkeys(reasons)))
+
+
+def read_volumes(shelved: ShelvedCard, files: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Volume], tuple[str, ...]]:
+    """Read one volume a role, and the reference role's SOP Instance UIDs in z order; raises Refused."""
+    from workers import load  # noqa: PLC0415
+
+    loaded = {role: load.load(paths) for role, paths in files.items()}
+    sources = tuple(str(header.SOPInstanceUID) for header in loaded[shelved.card.reference_role].sources)
+    return {role: entry.volume for role, entry in loaded.items()}, sources
+
+
+def predict(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str) -> Prediction:
+    """Run the model on that device; raises Unfit, Retryable, BadCard."""
+    model = gpu.warm(shelved, device)
+    with gpu.memory_bounds(device):
+        return model.predict(volumes, lambda _part: None)
+
+
+def _advance(context: Context, claim: jobs.Claim, stage: Stage) -> Following:
+    return ((stage, claim.job.job_id),) if jobs.advance(context.ledger, claim, stage) else ()
+
+
+def _card_of(context: Context, job: Job) -> ShelvedCard:
+    shelved = context.cards.get(job.model)
+    if shelved is None:
+        raise Misconfigured(f"no model card named {job.model} is installed here; add it to [models] dir on every host")
+    if shelved.digest != job.card_digest:
+        raise Misconfigured(f"the card or weights of {job.model} changed after this job was planned; send the study again for the new one")
+    return shelved
+
+
+def _paths(context: Context, uids: Sequence[str]) -> list[Path]:
+    """Give the spool files; raises Refused when retention took one, for it will not come back by itself."""
+    found = instances.paths(context.ledger, uids)
+    missing = [uid for uid in uids if uid not in found or not (context.settings.data_dir / found[uid]).is_file()]
+    if missing:
+        raise Refused(f"{len(missing)} of {len(uids)} images are no longer on this node; send the study again")
+    return [context.settings.data_dir / found[uid] for uid in uids]
+
+
+def _shelf(context: Context, claim: jobs.Claim) -> workspace.Shelf:
+    job = claim.job
+    return workspace.Shelf(root=context.settings.work_dir, job_id=job.job_id, generation=job.generation, fence=claim.fence)
+
+
+def _headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
+    from workers import load  # noqa: PLC0415
+
+    return tuple(load.headers(paths))
+
+
+def _keep(context: Context, job: Job, composed: Sequence[ComposedObject], summary: str) -> Parcel:
+    """Make the composed objects durable and describe them."""
+    paths = workspace.keep_parcel(context.settings.data_dir, job, [(entry.kind, entry.dataset_bytes) for entry in composed])
+    objects = tuple(
+        ParcelObject(
+            kind=entry.kind,
+            sop_class_uid=entry.sop_class_uid,
+            sop_instance_uid=entry.sop_instance_uid,
+            series_instance_uid=entry.series_uid,
+            transfer_syntax_uid=entry.transfer_syntax_uid,
+            path=path,
+            sha256=hashlib.sha256(entry.dataset_bytes).hexdigest(),
+        )
+        for entry, path in zip(composed, paths, strict=True)
+    )
+    return Parcel(
+        job_id=job.job_id,
+        generation=job.generation,
+        study_instance_uid=job.study_instance_uid,
+        profile_digest=PROFILE_DIGEST,
+        summary=summary,
+        objects=objects,
+    )

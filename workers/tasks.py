@@ -1,0 +1,173 @@
+"""The Celery tasks: claim in the ledger, run the stage, move the state. No claim: acknowledge and end.
+
+This is a process edge: whatever a stage raises becomes a state with a reason, and nothing reaches Celery, whose
+retries the ledger does not need.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery.exceptions import SoftTimeLimitExceeded
+
+from models.card import BadCard
+from models.vocabulary import Unfit
+from node import deliver as sender
+from node import journal, routing
+from node.broker import Broker
+from node.errors import Misconfigured, Refused, Retryable
+from node.ledger import deliveries, jobs
+from node.study import Job, Mode, Stage
+from workers import pipeline, workspace
+from workers.app import app
+from workers.heartbeat import Heartbeat, LostLease, Rhythm
+
+log = journal.get("tasks")
+BACK_OFF_S = (1.0, 5.0, 30.0)
+"""Waits after the first, second and every later failure of a stage."""
+
+
+class Site:
+    """What one worker process holds: settings from its parent, and its own ledger, broker and cards."""
+
+    def __init__(self) -> None:
+        self.settings: Any = None
+        self.queue = ""
+        self._context: pipeline.Context | None = None
+        self._broker: Broker | None = None
+
+    def start_child(self) -> None:
+        """Make ready after the fork: nothing with threads or sockets is older than this."""
+        journal.configure(process=f"worker-{self.queue}")
+        pipeline.make_warm(self.settings, self.queue)
+
+    @property
+    def context(self) -> pipeline.Context:
+        """Give this process's own context."""
+        if self._context is None:
+            self._context = pipeline.open_context(self.settings)
+        return self._context
+
+    def submit(self, stage: Stage, ident: str, job: Job) -> None:
+        """Send the next message and note it; where the broker is away, dispatch's sweep sends it later."""
+        try:
+            if self._broker is None:
+                self._broker = Broker(self.settings)
+            self._broker.submit(stage, ident, job.priority)
+            if stage is Stage.DELIVER:
+                deliveries.submitted(self.context.ledger, ident)
+            else:
+                jobs.submitted(self.context.ledger, job, stage)
+        except Exception as error:  # noqa: BLE001 -- the state is durable already; a lost message is found by the sweep
+            log.warning("submit.failed", stage=stage, error=type(error).__name__)
+
+
+SITE = Site()
+
+
+@app.task(name="overread.prepare")
+def prepare(job_id: str) -> None:
+    """Files -> volumes."""
+    _at_the_edge(_job_stage, Stage.PREPARE, job_id)
+
+
+@app.task(name="overread.infer")
+def infer(job_id: str) -> None:
+    """Volumes -> prediction."""
+    _at_the_edge(_job_stage, Stage.INFER, job_id)
+
+
+@app.task(name="overread.compose")
+def compose(job_id: str) -> None:
+    """Prediction -> parcel."""
+    _at_the_edge(_job_stage, Stage.COMPOSE, job_id)
+
+
+@app.task(name="overread.deliver")
+def deliver(delivery_id: str) -> None:
+    """Parcel -> archive."""
+    _at_the_edge(_delivery, Stage.DELIVER, delivery_id)
+
+
+def _at_the_edge(run: Callable[[Stage, str], None], stage: Stage, ident: str) -> None:
+    """Let nothing out: what could not even be written into the ledger is found there by its expired lease."""
+    structlog.contextvars.bind_contextvars(stage=str(stage), ident=ident)
+    try:
+        run(stage, ident)
+    except Exception as error:  # noqa: BLE001 -- the process edge
+        log.error("task.broke", error=type(error).__name__, where=_where(error))
+    finally:
+        structlog.contextvars.unbind_contextvars("stage", "ident")
+
+
+def _job_stage(stage: Stage, job_id: str) -> None:
+    context, limits = SITE.context, SITE.settings.workers
+    claim = jobs.claim(context.ledger, job_id, stage, limits.lease_s)
+    if claim is None:
+        log.debug("claim.none")
+        return
+    if routing.mode_now(SITE.settings, claim.job) is Mode.OFF:
+        jobs.cancel(context.ledger, job_id, "the rules switch this model off")
+        log.info("job.cancelled")
+        return
+    log.info("stage.started", fence=claim.fence)
+    with Heartbeat(lambda: jobs.renew(context.ledger, claim, limits.lease_s), _rhythm(stage)) as beat:
+        try:
+            following = pipeline.STAGES[stage](context, claim, beat.check)
+        except Exception as error:  # noqa: BLE001 -- the process edge: every error becomes a state
+            _settle(context, claim, error)
+            return
+    log.info("stage.ended", fence=claim.fence)
+    for next_stage, ident in following:
+        SITE.submit(next_stage, ident, claim.job)
+
+
+def _settle(context: pipeline.Context, claim: jobs.Claim, error: Exception) -> None:
+    """Write an error as the job's next state. Refused: declined; passing: again later; ours: failed."""
+    ledger, reason = context.ledger, getattr(error, "reason", None)
+    delay_s = BACK_OFF_S[min(claim.job.attempt, len(BACK_OFF_S)) - 1]
+    if isinstance(error, LostLease):
+        log.warning("lease.lost", fence=claim.fence)
+    elif isinstance(error, workspace.LostWork):
+        log.warning("work.lost", error=str(error))
+        jobs.send_back(ledger, claim, pipeline.WRITER_OF[error.name], str(error))
+    elif isinstance(error, Refused | Unfit):
+        log.info("job.declined", reason=reason)
+        jobs.decline(ledger, claim, str(reason))
+    elif isinstance(error, BadCard | Misconfigured):
+        log.error("job.failed", reason=str(error))
+        jobs.fail(ledger, claim, str(error))
+    elif isinstance(error, SoftTimeLimitExceeded):
+        limit_s = SITE.settings.workers.time_limit_s[claim.stage]
+        jobs.release(ledger, claim, f"the stage {claim.stage} ran past its limit of {limit_s:.0f} s", delay_s)
+    elif isinstance(error, Retryable):
+        log.warning("stage.retry", reason=reason)
+        jobs.release(ledger, claim, str(reason), delay_s)
+    else:
+        log.error("stage.broke", error=type(error).__name__, where=_where(error))
+        jobs.release(ledger, claim, f"unexpected {type(error).__name__}", delay_s)
+
+
+def _delivery(_stage: Stage, delivery_id: str) -> None:
+    context, limits = SITE.context, SITE.settings.workers
+    claim = deliveries.claim(context.ledger, delivery_id, limits.lease_s)
+    if claim is None:
+        log.debug("claim.none")
+        return
+    with Heartbeat(lambda: deliveries.renew(context.ledger, claim, limits.lease_s), _rhythm(Stage.DELIVER)):
+        sender.send(SITE.settings, context.ledger, claim)
+
+
+def _rhythm(stage: Stage) -> Rhythm:
+    limits = SITE.settings.workers
+    return Rhythm(lease_s=limits.lease_s, renew_s=limits.renew_s, limit_s=limits.time_limit_s[stage])
+
+
+def _where(error: BaseException) -> list[str]:
+    """Give the traceback as places only: an exception's words may quote a data set."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
