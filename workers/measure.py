@@ -236,7 +236,8 @@ def _edge_middles(plane: Mask) -> Polyline:
     """Give the (column, row) middles of every border edge of a 2-D mask."""
     steps = _border_steps(plane)
     ends = np.array([(*first, *last) for first, last in steps.items()], dtype=float)
-    return (ends[:, [1, 0]] + ends[:, [3, 2]]) / 2
+    middles: Polyline = (ends[:, [1, 0]] + ends[:, [3, 2]]) / 2
+    return middles
 
 
 def _longest_chord(along: NDArray[np.float64], across: NDArray[np.float64]) -> float:

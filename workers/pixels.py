@@ -1,0 +1,218 @@
+"""Pixel data of single-frame images to a calibrated stack."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID, ExplicitVRBigEndian
+
+from node.errors import Refused
+
+Stack = NDArray[np.int16] | NDArray[np.int32] | NDArray[np.float32]
+
+# What pydicom and its decoders raise on files that are not what they claim; every one ends as a reason, never as a traceback.
+UNREADABLE = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
+    OSError, RuntimeError, TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+
+AIR_HU = -1024  # what lies outside a CT's field of view is given as air
+HIGHEST_TISSUE_HU = 3071  # above it a padding value cannot be taken for tissue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How one image's stored values become real ones: value = stored * slope + intercept.
+
+    padding  inclusive range of stored values that are no image, or None. Ref: PS3.3 C.7.5.1.1.2
+    """
+
+    slope: float
+    intercept: float
+    padding: tuple[int, int] | None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings off the log: they quote element values, which may be a patient's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def read(path: Path, *, pixels: bool) -> Dataset:
+    """Read one file, also a bare data set; raises Refused."""
+    try:
+        with quiet():
+            return pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
+    except UNREADABLE:
+        raise Refused("A file of the series cannot be read as DICOM; send the series again.") from None
+
+
+def calibration(header: Dataset) -> Calibration:
+    """Read an image's rescale and padding; raises Refused where a CT is not in Hounsfield units.
+
+    Ref: PS3.3 C.11.1.1.2, C.8.2.1
+    """
+    if "ModalityLUTSequence" in header:
+        raise Refused("The pixel values go through a modality look-up table, which is not read here.")
+    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
+    if header.Modality == "CT" and (slope is None or intercept is None):
+        raise Refused("The CT has no rescale slope and intercept, so its values are not Hounsfield units.")
+    if header.Modality == "CT" and str(header.get("RescaleType") or "HU").strip() not in {"HU", "US"}:
+        raise Refused("The CT's values are rescaled to another unit than Hounsfield units.")
+    slope, intercept = float(slope if slope is not None else 1), float(intercept if intercept is not None else 0)
+    if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
+        raise Refused("The rescale slope or intercept is not a usable number.")
+    return Calibration(slope=slope, intercept=intercept, padding=_padding(header))
+
+
+def _padding(header: Dataset) -> tuple[int, int] | None:
+    """Give the padding range in the sign of the pixels: a writer may store -2000 as 63536.
+
+    Example: PixelRepresentation 1, 16 bits, PixelPaddingValue 63536: (-2000, -2000).
+    """
+    value = header.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = header.get("PixelPaddingRangeLimit")
+    bits, signed = int(header.BitsAllocated), int(header.PixelRepresentation) == 1
+    ends = []
+    for end in (int(value), int(value if limit is None else limit)):
+        folded = end % (1 << bits)
+        ends.append(folded - (1 << bits) if signed and folded >= 1 << (bits - 1) else folded)
+    return min(ends), max(ends)
+
+
+def stored_values(dataset: Dataset) -> NDArray[Any]:
+    """Decode one frame to its stored values (rows, columns), unused bits cleared; raises Refused.
+
+    Ref: PS3.3 C.7.6.3.1, PS3.5 8.1.1
+    """
+    bits, used, high = int(dataset.BitsAllocated), int(dataset.BitsStored), int(dataset.HighBit)
+    if bits not in {8, 16, 32} or not 0 < used <= bits or not used - 1 <= high < bits:
+        raise Refused("The pixels' bit depth is one that is not read here.")
+    if "PixelData" not in dataset:
+        raise Refused("An image of the series has no integer pixel data.")
+    signed = int(dataset.PixelRepresentation) == 1
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    if _is_plain(dataset):
+        kind = np.dtype(f"<{'i' if signed else 'u'}{bits // 8}")
+        if len(dataset.PixelData) < shape[0] * shape[1] * kind.itemsize:
+            raise Refused("An image's pixel data is shorter than its rows and columns ask for.")
+        values = np.frombuffer(dataset.PixelData, dtype=kind, count=shape[0] * shape[1]).reshape(shape)
+    else:
+        values = pixel_array(dataset)
+    if values.shape != shape:
+        raise Refused("An image's pixel data does not have the rows and columns it claims.")
+    if used < bits and high >= used - 1:
+        # Bits above HighBit may hold an overlay, and a sign need not be extended into them.
+        kind = values.dtype
+        values = (values << (bits - 1 - high)) >> (bits - used)
+        values = values.astype(kind, copy=False)
+    return values
+
+
+def _is_plain(dataset: Dataset) -> bool:
+    """Tell whether the pixels are little endian and not encapsulated."""
+    meta = getattr(dataset, "file_meta", None)
+    syntax = UID(meta.get("TransferSyntaxUID", "")) if meta is not None else UID("")
+    if not syntax:
+        return bool(dataset.original_encoding[1]) and not dataset["PixelData"].is_undefined_length
+    return syntax.is_transfer_syntax and not syntax.is_compressed and syntax != ExplicitVRBigEndian
+
+
+def decode(paths: Sequence[Path], headers: Sequence[Dataset]) -> Stack:
+    """Decode and calibrate single-frame images of one size, in the order given; raises Refused.
+
+    int16 where that is exact, else int32, else float32. CT padding becomes air; elsewhere padding becomes the darkest
+    value. MONOCHROME1 of a modality without absolute values is inverted, so that bright is bright.
+    """
+    rules = [calibration(header) for header in headers]
+    shape = (len(paths), int(headers[0].Rows), int(headers[0].Columns))
+    stack: Any = np.empty(shape, dtype=_kind(headers, rules))
+    outside: list[NDArray[np.bool_] | None] = []
+    for index, (path, rule) in enumerate(zip(paths, rules, strict=True)):
+        try:
+            with quiet():
+                values = stored_values(read(path, pixels=True))
+        except UNREADABLE:
+            raise Refused("An image's pixel data cannot be decoded; the file is damaged or its compression is not known.") from None
+        outside.append(_calibrate(values, rule, stack[index]))
+    if headers[0].Modality == "CT":
+        _fill_with_air(stack, rules, outside)
+    else:
+        _fill_with_darkest(stack, outside, inverted=headers[0].PhotometricInterpretation == "MONOCHROME1")
+    checked: Stack = stack
+    return checked
+
+
+def _kind(headers: Sequence[Dataset], rules: Sequence[Calibration]) -> type[np.int16 | np.int32 | np.float32]:
+    """Choose the smallest type that holds every possible value exactly.
+
+    Example: 12 bits unsigned, slope 1, intercept -1024: -1024..3071, so int16.
+    """
+    if any(rule.slope % 1 or rule.intercept % 1 for rule in rules):
+        return np.float32
+    ends = []
+    for header, rule in zip(headers, rules, strict=True):
+        used, signed = int(header.BitsStored), int(header.PixelRepresentation) == 1
+        low, high = (-(1 << (used - 1)), (1 << (used - 1)) - 1) if signed else (0, (1 << used) - 1)
+        ends += [low * rule.slope + rule.intercept, high * rule.slope + rule.intercept]
+    for kind in (np.int16, np.int32):
+        if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max:
+            return kind
+    return np.float32
+
+
+def _calibrate(values: NDArray[Any], rule: Calibration, into: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Write one slice's real values; give where its padding is."""
+    outside = None
+    if rule.padding is not None:
+        outside = (values >= rule.padding[0]) & (values <= rule.padding[1])
+    if into.dtype == np.float32:
+        into[...] = values.astype(np.float64) * rule.slope + rule.intercept
+    elif rule.slope == 1:
+        np.add(values, int(rule.intercept), out=into, dtype=np.int64, casting="unsafe")
+    else:
+        into[...] = values.astype(np.int64) * int(rule.slope) + int(rule.intercept)
+    return outside
+
+
+def _fill_with_air(stack: Stack, rules: Sequence[Calibration], outside: Sequence[NDArray[np.bool_] | None]) -> None:
+    """Give air to a CT's padding, unless its value could be tissue: some writers declare 0 and mean nothing by it."""
+    for plane, rule, where in zip(stack, rules, outside, strict=True):
+        if where is None or rule.padding is None:
+            continue
+        ends_hu = [end * rule.slope + rule.intercept for end in rule.padding]
+        if max(ends_hu) <= AIR_HU or min(ends_hu) > HIGHEST_TISSUE_HU:
+            plane[where] = AIR_HU
+
+
+def _fill_with_darkest(stack: Stack, outside: Sequence[NDArray[np.bool_] | None], *, inverted: bool) -> None:
+    """Give padding the darkest value: 0 where no image value is below it. Inverts first where asked."""
+    if inverted:
+        # One range for the whole stack: values of different slices stay comparable.
+        low, high = stack.min().item(), stack.max().item()
+        for plane in stack:
+            plane[...] = low + (high - plane.astype(np.float64))
+    if all(where is None or not where.any() for where in outside):
+        return
+    inside = np.ones(stack.shape, dtype=bool)
+    for plane, where in zip(inside, outside, strict=True):
+        if where is not None:
+            plane[where] = False
+    lowest = stack[inside].min() if inside.any() else 0
+    stack[~inside] = min(0, lowest)
