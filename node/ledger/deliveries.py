@@ -1,0 +1,289 @@
+"""Deliveries: a parcel on its way to one destination. PENDING -> SENT -> COMMITTED | ACCEPTED | FAILED.
+
+Being sent is a lease on a PENDING delivery, not a state: when the sender dies the delivery is PENDING
+still, and the objects that were marked are not sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from node.ledger import Ledger
+from node.ledger.jobs import parcel_in, resubmit_delay
+from node.ledger.schema import DELIVERIES, DELIVERY_OBJECTS, TRANSACTIONS
+from node.study import Delivery, DeliveryState, Parcel, Stage
+
+PENDING = DeliveryState.PENDING
+SENT = DeliveryState.SENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryClaim:
+    """The right to send one delivery until the lease ends. Send what `delivery.sent` does not name."""
+
+    delivery: Delivery
+    parcel: Parcel
+    fence: int
+
+
+def get(ledger: Ledger, delivery_id: str) -> Delivery:
+    """Give the delivery; raises KeyError."""
+    with ledger.reading() as connection:
+        return _get_in(connection, delivery_id)
+
+
+def of_job(ledger: Ledger, job_id: str, generation: int) -> list[Delivery]:
+    """Give the deliveries of one parcel, by destination."""
+    mine = sa.select(DELIVERIES).where(DELIVERIES.c.job_id == job_id, DELIVERIES.c.generation == generation)
+    with ledger.reading() as connection:
+        return [_delivery(connection, row) for row in connection.execute(mine.order_by(DELIVERIES.c.destination)).all()]
+
+
+def due(ledger: Ledger, now: float, limit: int = 200) -> list[Delivery]:
+    """Give deliveries that need a message now: their time has come, nobody sends them, no message is fresh."""
+    found = sa.select(DELIVERIES).where(
+        DELIVERIES.c.state == PENDING, DELIVERIES.c.submit_after <= now, DELIVERIES.c.next_at <= now, _free(now)
+    )
+    with ledger.reading() as connection:
+        rows = connection.execute(found.order_by(DELIVERIES.c.submit_after).limit(limit)).all()
+        return [_delivery(connection, row) for row in rows]
+
+
+def submitted(ledger: Ledger, delivery_id: str) -> bool:
+    """Note that a message is out; the next one goes 30 s later, then 60, 120 ... up to 480."""
+    delay = resubmit_delay(DELIVERIES.c.submissions)
+    values = {"submissions": DELIVERIES.c.submissions + 1, "submit_after": ledger.clock() + delay}
+    return _move(ledger, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == PENDING), values)
+
+
+def claim(ledger: Ledger, delivery_id: str, lease_s: float) -> DeliveryClaim | None:
+    """Take the delivery for sending, or None: another has it, it has moved on, or it is not due yet."""
+    now = ledger.clock()
+    take = (
+        sa.update(DELIVERIES)
+        .where(DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == PENDING, DELIVERIES.c.next_at <= now, _free(now))
+        .values(
+            fence=DELIVERIES.c.fence + 1, attempt=DELIVERIES.c.attempt + 1, started_at=now, lease_until=now + min(lease_s, _limit_s(ledger))
+        )
+        .returning(DELIVERIES)
+    )
+    with ledger.writing() as connection:
+        row = connection.execute(take).one_or_none()
+        if row is None:
+            return None
+        parcel = parcel_in(connection, row.job_id, row.generation)
+        if parcel is None:
+            raise KeyError(row.job_id)
+        return DeliveryClaim(delivery=_delivery(connection, row), parcel=parcel, fence=row.fence)
+
+
+def renew(ledger: Ledger, claim: DeliveryClaim, lease_s: float) -> bool:
+    """Extend the lease, never beyond the stage's time limit; False: no longer ours, stop sending."""
+    now = ledger.clock()
+    end = DELIVERIES.c.started_at + _limit_s(ledger)
+    until = sa.case((end < now + lease_s, end), else_=now + lease_s)
+    return _move(ledger, (*_held(claim), end > now), {"lease_until": until})
+
+
+def object_sent(ledger: Ledger, claim: DeliveryClaim, sop_uid: str, status: int) -> bool:
+    """Mark one object as stored by the peer with that C-STORE status; it is not sent again."""
+    mine = sa.exists().where(*_held(claim))
+    mark = sa.update(DELIVERY_OBJECTS).where(
+        DELIVERY_OBJECTS.c.delivery_id == claim.delivery.delivery_id, DELIVERY_OBJECTS.c.sop_instance_uid == sop_uid, mine
+    )
+    with ledger.writing() as connection:
+        return connection.execute(mark.values(status=status, sent_at=ledger.clock(), failure=None)).rowcount == 1
+
+
+def sent(ledger: Ledger, claim: DeliveryClaim, transaction_uid: str | None) -> bool:
+    """Note that every object is stored there; name the commitment transaction where one is about to be asked for."""
+    now = ledger.clock()
+    with ledger.writing() as connection:
+        values = {"state": SENT, "sent_at": now, "checked_at": now, "lease_until": None, "reason": None}
+        if not _move_in(connection, _held(claim), values):
+            return False
+        if transaction_uid is not None:
+            _record(ledger, connection, claim.delivery.delivery_id, transaction_uid)
+    return True
+
+
+def retry(ledger: Ledger, claim: DeliveryClaim, reason: str, delay_s: float) -> bool:
+    """Give the delivery back, to be tried again after `delay_s`; who counts the attempts is the sender."""
+    later = ledger.clock() + delay_s
+    values = {"lease_until": None, "next_at": later, "submit_after": later, "submissions": 0, "reason": reason}
+    return _move(ledger, _held(claim), values)
+
+
+def fail(ledger: Ledger, claim: DeliveryClaim, reason: str) -> bool:
+    """End the delivery: the destination will not have it; `reason` is for a technologist."""
+    return _move(ledger, _held(claim), _ended(ledger, DeliveryState.FAILED, reason))
+
+
+def accepted(ledger: Ledger, delivery_id: str, proof: str) -> bool:
+    """End a SENT delivery whose destination does not commit, with the proof there is."""
+    values = _ended(ledger, DeliveryState.ACCEPTED, None) | {"proof": proof}
+    return _move(ledger, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == SENT), values)
+
+
+def give_up(ledger: Ledger, delivery_id: str, reason: str) -> bool:
+    """End a delivery nobody is sending: its attempts are spent, or the archive never answered."""
+    now = ledger.clock()
+    live = (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state.in_([PENDING, SENT]), _free(now))
+    return _move(ledger, live, _ended(ledger, DeliveryState.FAILED, reason) | {"fence": DELIVERIES.c.fence + 1})
+
+
+def asked(ledger: Ledger, delivery_id: str, transaction_uid: str) -> bool:
+    """Record a commitment transaction before it is sent; several of one delivery may be open."""
+    now = ledger.clock()
+    with ledger.writing() as connection:
+        mine = (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state.in_([PENDING, SENT]))
+        if not _move_in(connection, mine, {"checked_at": now}):
+            return False
+        _record(ledger, connection, delivery_id, transaction_uid)
+    return True
+
+
+def report(ledger: Ledger, transaction_uid: str, committed: set[str], failed: Mapping[str, int]) -> bool:
+    """Take the archive's answer; False: that transaction is not ours. Told twice it changes nothing.
+
+    All objects committed: COMMITTED. One that the archive does not vouch for, and that was sent before
+    this transaction was asked for, is unsent again and the delivery PENDING.
+    """
+    now = ledger.clock()
+    with ledger.writing() as connection:
+        asked_at, delivery_id = _transaction(connection, transaction_uid, now)
+        if delivery_id is None:
+            return False
+        mine = DELIVERY_OBJECTS.c.delivery_id == delivery_id
+        waiting = (mine, DELIVERY_OBJECTS.c.committed_at.is_(None))
+        done = sa.update(DELIVERY_OBJECTS).where(*waiting, DELIVERY_OBJECTS.c.sop_instance_uid.in_(committed))
+        connection.execute(done.values(committed_at=now, failure=None, sent_at=sa.func.coalesce(DELIVERY_OBJECTS.c.sent_at, now)))
+        rest = connection.execute(sa.select(DELIVERY_OBJECTS).where(*waiting).order_by(DELIVERY_OBJECTS.c.position)).all()
+        if not rest:
+            values = _ended(ledger, DeliveryState.COMMITTED, None) | {"fence": DELIVERIES.c.fence + 1}
+            _move_in(connection, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state.in_([PENDING, SENT])), values)
+            return True
+        lost = [row.sop_instance_uid for row in rest if row.sent_at is not None and row.sent_at <= asked_at]
+        if lost:
+            _unsend(connection, delivery_id, {uid: failed.get(uid) for uid in lost}, now)
+    return True
+
+
+def waiting_for_commitment(ledger: Ledger, now: float, timeout_s: Mapping[str, float] | None = None) -> list[Delivery]:
+    """Give SENT deliveries last looked after longer ago than their destination's time-out (None: all SENT)."""
+    found = sa.select(DELIVERIES).where(DELIVERIES.c.state == SENT).order_by(DELIVERIES.c.checked_at)
+    with ledger.reading() as connection:
+        rows = connection.execute(found).all()
+        return [
+            _delivery(connection, row) for row in rows if timeout_s is None or row.checked_at + timeout_s.get(row.destination, 0.0) <= now
+        ]
+
+
+def checked(ledger: Ledger, delivery: Delivery, before: float) -> bool:
+    """Take the next look after a SENT delivery for oneself; False: another process did."""
+    mine = (DELIVERIES.c.delivery_id == delivery.delivery_id, DELIVERIES.c.state == SENT, DELIVERIES.c.checked_at <= before)
+    return _move(ledger, mine, {"checked_at": ledger.clock()})
+
+
+def transactions(ledger: Ledger, delivery_id: str) -> list[str]:
+    """Give every commitment transaction of a delivery, oldest first."""
+    mine = sa.select(TRANSACTIONS.c.transaction_uid).where(TRANSACTIONS.c.delivery_id == delivery_id)
+    with ledger.reading() as connection:
+        return list(connection.execute(mine.order_by(TRANSACTIONS.c.asked_at)).scalars())
+
+
+def lost_senders(ledger: Ledger, now: float) -> list[Delivery]:
+    """Free deliveries whose sender died or hung (its lease has ended) and give them; they are due at once."""
+    late = sa.select(DELIVERIES).where(DELIVERIES.c.state == PENDING, DELIVERIES.c.lease_until <= now)
+    freed = []
+    with ledger.reading() as connection:
+        rows = connection.execute(late).all()
+    for row in rows:
+        same = (DELIVERIES.c.delivery_id == row.delivery_id, DELIVERIES.c.fence == row.fence, DELIVERIES.c.lease_until <= now)
+        values = {"lease_until": None, "next_at": now, "submit_after": now, "reason": "the sender was lost or hung; sent again"}
+        if _move(ledger, same, values):
+            freed.append(get(ledger, row.delivery_id))
+    return freed
+
+
+def _transaction(connection: Connection, transaction_uid: str, now: float) -> tuple[float, str | None]:
+    mine = TRANSACTIONS.c.transaction_uid == transaction_uid
+    row = connection.execute(sa.update(TRANSACTIONS).where(mine).values(reported_at=now).returning(TRANSACTIONS)).one_or_none()
+    return (0.0, None) if row is None else (row.asked_at, row.delivery_id)
+
+
+def _unsend(connection: Connection, delivery_id: str, lost: Mapping[str, int | None], now: float) -> None:
+    values = {
+        "state": PENDING,
+        "next_at": now,
+        "submit_after": now,
+        "submissions": 0,
+        "reason": f"the archive did not commit {len(lost)} of its objects; sent again",
+    }
+    if not _move_in(connection, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == SENT), values):
+        return
+    for uid, failure in lost.items():
+        one = sa.update(DELIVERY_OBJECTS).where(DELIVERY_OBJECTS.c.delivery_id == delivery_id, DELIVERY_OBJECTS.c.sop_instance_uid == uid)
+        connection.execute(one.values(sent_at=None, status=None, failure=failure))
+
+
+def _record(ledger: Ledger, connection: Connection, delivery_id: str, transaction_uid: str) -> None:
+    row = ledger.insert(TRANSACTIONS).values(transaction_uid=transaction_uid, delivery_id=delivery_id, asked_at=ledger.clock())
+    connection.execute(row.on_conflict_do_nothing())
+
+
+def _get_in(connection: Connection, delivery_id: str) -> Delivery:
+    row = connection.execute(sa.select(DELIVERIES).where(DELIVERIES.c.delivery_id == delivery_id)).one_or_none()
+    if row is None:
+        raise KeyError(delivery_id)
+    return _delivery(connection, row)
+
+
+def _delivery(connection: Connection, row: Row[Any]) -> Delivery:
+    objects = sa.select(DELIVERY_OBJECTS.c.sop_instance_uid).where(
+        DELIVERY_OBJECTS.c.delivery_id == row.delivery_id, DELIVERY_OBJECTS.c.sent_at.is_not(None)
+    )
+    asked = sa.select(TRANSACTIONS.c.transaction_uid).where(TRANSACTIONS.c.delivery_id == row.delivery_id)
+    return Delivery(
+        delivery_id=row.delivery_id,
+        job_id=row.job_id,
+        generation=row.generation,
+        destination=row.destination,
+        state=DeliveryState(row.state),
+        attempt=row.attempt,
+        fence=row.fence,
+        sent=tuple(connection.execute(objects.order_by(DELIVERY_OBJECTS.c.position)).scalars()),
+        transaction_uid=connection.execute(asked.order_by(TRANSACTIONS.c.asked_at.desc()).limit(1)).scalar(),
+        reason=row.reason,
+    )
+
+
+def _limit_s(ledger: Ledger) -> float:
+    return float(ledger.limits.time_limit_s.get(Stage.DELIVER, 900.0))
+
+
+def _free(now: float) -> sa.ColumnElement[bool]:
+    return sa.or_(DELIVERIES.c.lease_until.is_(None), DELIVERIES.c.lease_until <= now)
+
+
+def _held(claim: DeliveryClaim) -> tuple[sa.ColumnElement[bool], ...]:
+    mine = DELIVERIES.c.delivery_id == claim.delivery.delivery_id
+    return (mine, DELIVERIES.c.state == PENDING, DELIVERIES.c.fence == claim.fence)
+
+
+def _ended(ledger: Ledger, state: DeliveryState, reason: str | None) -> dict[str, Any]:
+    return {"state": state, "ended_at": ledger.clock(), "lease_until": None, "reason": reason}
+
+
+def _move(ledger: Ledger, where: tuple[sa.ColumnElement[bool], ...], values: Mapping[str, Any]) -> bool:
+    with ledger.writing() as connection:
+        return _move_in(connection, where, values)
+
+
+def _move_in(connection: Connection, where: tuple[sa.ColumnElement[bool], ...], values: Mapping[str, Any]) -> bool:
+    return connection.execute(sa.update(DELIVERIES).where(*where).values(values)).rowcount == 1

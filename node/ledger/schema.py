@@ -1,0 +1,223 @@
+"""Tables of the ledger. A time is seconds since the epoch by the ledger's clock; NULL means "not yet".
+
+Every row that moves has a `fence`: it grows with each move that hands the row to somebody, and a
+writer that holds an old number is refused.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+VERSION = 1
+METADATA = MetaData()
+
+META = Table("meta", METADATA, Column("key", String(32), primary_key=True), Column("value", String(255), nullable=False))
+
+INSTANCES = Table(
+    "instances",
+    METADATA,
+    Column("instance_id", Integer, primary_key=True),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("path", String(255), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("called_ae", String(16), nullable=False),
+    Column("peer_host", String(255), nullable=False),
+    Column("header", JSON, nullable=False),
+    # The first revision it belongs to; 0 for our own results, which come before any.
+    Column("revision", Integer, nullable=False),
+    # Other bytes of a SOP Instance UID that was there before: kept, never analysed.
+    Column("conflict", Boolean, nullable=False),
+    # The file is gone by retention; the row stays.
+    Column("removed", Boolean, nullable=False),
+    UniqueConstraint("sop_instance_uid", "sha256"),
+    Index("instances_by_study", "study_instance_uid", "series_instance_uid"),
+)
+
+REVISIONS = Table(
+    "revisions",
+    METADATA,
+    Column("revision_id", Integer, primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    # Counts arrivals and moves: a decision taken on an older look is refused.
+    Column("fence", Integer, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("last_arrival_at", Float, nullable=False),
+    Column("completed_at", Float),
+    Column("ended_at", Float),
+    Column("quiet_factor", Integer, nullable=False),
+    Column("released", Boolean, nullable=False),
+    Column("evidence", Text),
+    Column("reason", Text),
+    UniqueConstraint("study_instance_uid", "number"),
+    Index("revisions_by_state", "state", "last_arrival_at"),
+)
+
+DECLINES = Table(
+    "declines",
+    METADATA,
+    Column("revision_id", Integer, primary_key=True),
+    Column("series_instance_uid", String(64), primary_key=True),
+    Column("model", String(32), primary_key=True),
+    Column("reason", Text, nullable=False),
+    ForeignKeyConstraint(["revision_id"], ["revisions.revision_id"]),
+)
+
+JOBS = Table(
+    "jobs",
+    METADATA,
+    Column("job_id", String(64), primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("model", String(32), nullable=False),
+    Column("version", String(16), nullable=False),
+    Column("card_digest", String(64), nullable=False),
+    Column("inputs", JSON, nullable=False),
+    Column("mode", String(8), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("destinations", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("stage", String(16), nullable=False),
+    # Claims of this stage; how often a lost work file sent the job back to an earlier one.
+    Column("attempt", Integer, nullable=False),
+    Column("returns", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    # No claim before this; the sweep's next message not before that.
+    Column("not_before", Float, nullable=False),
+    Column("submit_after", Float, nullable=False),
+    Column("submitted_at", Float),
+    Column("submissions", Integer, nullable=False),
+    Column("started_at", Float),
+    Column("lease_until", Float),
+    Column("reason", Text),
+    Index("jobs_by_study", "study_instance_uid"),
+    Index("jobs_to_submit", "state", "submit_after"),
+    Index("jobs_by_lease", "state", "lease_until"),
+)
+
+JOB_SERIES = Table(
+    "job_series",
+    METADATA,
+    Column("job_id", String(64), primary_key=True),
+    Column("series_instance_uid", String(64), primary_key=True),
+    ForeignKeyConstraint(["job_id"], ["jobs.job_id"]),
+    Index("job_series_by_series", "series_instance_uid"),
+)
+
+STAGE_TIMES = Table(
+    "stage_times",
+    METADATA,
+    Column("job_id", String(64), primary_key=True),
+    Column("fence", Integer, primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", String(16)),
+    ForeignKeyConstraint(["job_id"], ["jobs.job_id"]),
+)
+
+PARCELS = Table(
+    "parcels",
+    METADATA,
+    Column("job_id", String(64), primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("profile_digest", String(64), nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("written_at", Float, nullable=False),
+    ForeignKeyConstraint(["job_id"], ["jobs.job_id"]),
+)
+
+PARCEL_OBJECTS = Table(
+    "parcel_objects",
+    METADATA,
+    Column("job_id", String(64), primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False, index=True),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("path", String(255), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    ForeignKeyConstraint(["job_id", "generation"], ["parcels.job_id", "parcels.generation"]),
+)
+
+DELIVERIES = Table(
+    "deliveries",
+    METADATA,
+    Column("delivery_id", String(64), primary_key=True),
+    Column("job_id", String(64), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("destination", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("next_at", Float, nullable=False),
+    Column("submit_after", Float, nullable=False),
+    Column("submissions", Integer, nullable=False),
+    Column("started_at", Float),
+    Column("lease_until", Float),
+    Column("sent_at", Float),
+    # When its commitment was last looked after.
+    Column("checked_at", Float),
+    Column("ended_at", Float),
+    Column("proof", Text),
+    Column("reason", Text),
+    UniqueConstraint("job_id", "generation", "destination"),
+    ForeignKeyConstraint(["job_id", "generation"], ["parcels.job_id", "parcels.generation"]),
+    Index("deliveries_to_submit", "state", "submit_after"),
+)
+
+DELIVERY_OBJECTS = Table(
+    "delivery_objects",
+    METADATA,
+    Column("delivery_id", String(64), primary_key=True),
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("position", Integer, nullable=False),
+    # C-STORE status of the last send; sent_at NULL: to be sent (again).
+    Column("status", Integer),
+    Column("sent_at", Float),
+    Column("committed_at", Float),
+    Column("failure", Integer),
+    ForeignKeyConstraint(["delivery_id"], ["deliveries.delivery_id"]),
+)
+
+TRANSACTIONS = Table(
+    "transactions",
+    METADATA,
+    Column("transaction_uid", String(64), primary_key=True),
+    Column("delivery_id", String(64), nullable=False, index=True),
+    Column("asked_at", Float, nullable=False),
+    Column("reported_at", Float),
+    ForeignKeyConstraint(["delivery_id"], ["deliveries.delivery_id"]),
+)
