@@ -1,0 +1,78 @@
+"""The last gate: read the bytes back and compare them with the prediction and the images; nothing leaves that differs.
+
+It shares no code with what writes: bits are unpacked here, frames are placed by their own positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from node.errors import Refused
+from workers.results import check_seg, check_sr
+from workers.results.request import ComposedObject, ComposeRequest
+
+# Who and which study it is: must come back exactly as the images say it.
+IDENTITY = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber", "StudyID"),
+    *("SpecificCharacterSet", "TimezoneOffsetFromUTC"),
+)
+# May have been emptied where the source broke a rule, but never changed.
+COPIED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyDescription", "ReferringPhysicianName")
+OWN_LENGTHS = {"SeriesDescription": 64, "ContentLabel": 16, "ContentDescription": 64, "ManufacturerModelName": 64, "DeviceSerialNumber": 64}
+
+
+def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
+    """Raise Refused with the reason unless the objects say what the prediction says, of these images, of this patient."""
+    read = {entry.kind: _read(entry) for entry in objects}
+    if len(read) != len(objects) or list(read) not in (["seg", "sr"], ["sr"]):
+        raise Refused("the result must be one SEG and one SR, or one SR alone")
+    uids = [uid for dataset in read.values() for uid in (dataset.SOPInstanceUID, dataset.SeriesInstanceUID)]
+    if len(set(uids)) != len(uids) or set(uids) & {source.SOPInstanceUID for source in request.sources}:
+        raise Refused("two objects of the result share a UID")
+    for kind, dataset in read.items():
+        _check_header(request, kind, dataset)
+    numbers = check_seg.verify(request, read.get("seg"))
+    check_sr.verify(request, read["sr"], read.get("seg"), numbers)
+
+
+def _read(entry: ComposedObject) -> Dataset:
+    """Read Part 10 bytes; what the row of the object says must be what the file says."""
+    dataset = pydicom.dcmread(BytesIO(entry.dataset_bytes))
+    meta = dataset.file_meta
+    said = (entry.sop_class_uid, entry.sop_instance_uid, entry.series_uid, entry.transfer_syntax_uid)
+    if said != (dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.SeriesInstanceUID, meta.TransferSyntaxUID):
+        raise Refused(f"the {entry.kind} is not the object it is listed as")
+    if (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID) != (dataset.SOPClassUID, dataset.SOPInstanceUID):
+        raise Refused(f"the file meta information of the {entry.kind} names another object")
+    return dataset
+
+
+def _check_header(request: ComposeRequest, kind: str, dataset: Dataset) -> None:
+    """Compare with every source slice, because one slice of another patient among them must not pass."""
+    for source in request.sources:
+        for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            if _text(source, keyword) != _text(request.sources[0], keyword):
+                raise Refused(f"the source images do not agree on {keyword}")
+    first = request.sources[0]
+    for keyword in IDENTITY:
+        if _text(dataset, keyword) != _text(first, keyword) and not (keyword == "TimezoneOffsetFromUTC" and keyword not in dataset):
+            raise Refused(f"{keyword} of the {kind} is not that of the images")
+    for keyword in COPIED:
+        if _text(dataset, keyword) not in {_text(first, keyword), ""}:
+            raise Refused(f"{keyword} of the {kind} is not that of the images")
+    if dataset.Manufacturer != "Overread":
+        raise Refused(f"the {kind} does not say that Overread made it")
+    for keyword, length in OWN_LENGTHS.items():
+        value = str(dataset.get(keyword, ""))
+        if len(value) > length or not value.isascii():
+            raise Refused(f"{keyword} of the {kind} is longer than {length} characters or not ASCII")
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Give a value as text; absent, empty and None are the same, padding does not count."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).rstrip(" \0")

@@ -1,0 +1,136 @@
+"""Read a SEG back voxel by voxel. Ref: PS3.3 C.8.20.2; PS3.5 8.1.1 (bits run from the least significant upwards)"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from node.errors import Refused
+from workers.results.request import ComposeRequest
+
+PLACE_MM = 1e-3
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+Voxels = dict[int, NDArray[np.bool_]]
+
+
+def verify(request: ComposeRequest, seg: Dataset | None) -> Voxels:
+    """Raise Refused unless the SEG holds exactly the prediction's marks; give the decoded mask of each segment number."""
+    wanted = _wanted(request)
+    if seg is None:
+        if wanted:
+            raise Refused("the prediction marks something but there is no SEG")
+        return {}
+    if not wanted:
+        raise Refused("the SEG is empty")
+    _check_geometry(request, seg)
+    _check_references(request, seg)
+    decoded = _decode(request, seg)
+    described = [int(item.SegmentNumber) for item in seg.SegmentSequence]
+    if described != list(range(1, len(wanted) + 1)) or set(decoded) != set(described):
+        raise Refused("the SEG does not have one segment for each organ and finding")
+    for number, (label, voxels) in enumerate(wanted, start=1):
+        item = seg.SegmentSequence[number - 1]
+        if not np.array_equal(decoded[number], voxels):
+            raise Refused(f"segment {number} of the SEG is not the mask that was predicted")
+        if not item.SegmentLabel.startswith(label) or len(item.SegmentLabel) > 64 or not item.get("RecommendedDisplayCIELabValue"):
+            raise Refused(f"segment {number} of the SEG does not carry its label and colour")
+        if item.SegmentAlgorithmType != "AUTOMATIC" or not item.get("TrackingUID"):
+            raise Refused(f"segment {number} of the SEG does not say that an algorithm made it, or cannot be tracked")
+    return decoded
+
+
+def _wanted(request: ComposeRequest) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Give label and mask of every segment there must be, straight from the prediction."""
+    prediction, card = request.prediction, request.card.card
+    organs = [(part.label, prediction.labels == part.index) for part in card.output.labels if part.kind == "organ"]
+    wanted = [(label, voxels) for label, voxels in organs if voxels.any()]
+    if prediction.instances is not None:
+        for finding in sorted(prediction.findings, key=lambda entry: entry.number):
+            wanted.append((card.label(finding.label).label, prediction.instances == finding.number))
+    return wanted
+
+
+def _check_geometry(request: ComposeRequest, seg: Dataset) -> None:
+    """Compare the SEG's plane with the images' and with the grid, in millimetres of the farthest corner."""
+    grid, first = request.prediction.grid, request.sources[0]
+    if seg.FrameOfReferenceUID != first.FrameOfReferenceUID:
+        raise Refused("the SEG lies in another frame of reference than the images")
+    if (seg.Rows, seg.Columns) != grid.shape[1:] or len(request.sources) != grid.shape[0]:
+        raise Refused("the prediction's grid is not that of the images")
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
+    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
+    # x grows along the row's direction by the distance between columns, the second spacing. Ref: PS3.3 C.7.6.2.1.1
+    along_x, along_y = orientation[:3] * spacing[1], orientation[3:] * spacing[0]
+    affine = grid.affine
+    reach = np.array([affine[:3, 2] - along_x, affine[:3, 1] - along_y]) * np.array([[grid.shape[2]], [grid.shape[1]]])
+    if np.abs(reach).max() > PLACE_MM:
+        raise Refused("the SEG's orientation or spacing is not that of the images")
+    between = float(shared.PixelMeasuresSequence[0].get("SpacingBetweenSlices", grid.spacing_mm[0]))
+    if abs(between - grid.spacing_mm[0]) > PLACE_MM:
+        raise Refused("the SEG's slice spacing is not that of the images")
+    for index, source in enumerate(request.sources):
+        place = grid.to_world_mm(np.array([[index, 0.0, 0.0]]))[0]
+        if np.abs(place - np.array(source.ImagePositionPatient, dtype=float)).max() > PLACE_MM:
+            raise Refused("the source images are not in the order of the volume's slices")
+
+
+def _check_references(request: ComposeRequest, seg: Dataset) -> None:
+    """Look for every slice in the SEG's references, and for nothing else."""
+    series = seg.ReferencedSeriesSequence
+    named = [item.ReferencedSOPInstanceUID for entry in series for item in entry.ReferencedInstanceSequence]
+    if len(series) != 1 or series[0].SeriesInstanceUID != request.sources[0].SeriesInstanceUID:
+        raise Refused("the SEG does not refer to the images' series")
+    if sorted(named) != sorted(source.SOPInstanceUID for source in request.sources):
+        raise Refused("the SEG does not refer to every image of the series")
+
+
+def _decode(request: ComposeRequest, seg: Dataset) -> Voxels:
+    """Put every frame where its own position says; raises Refused where that is no slice of the images."""
+    frames = _frames(seg)
+    grid = request.prediction.grid
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    decoded: Voxels = {}
+    if len(seg.PerFrameFunctionalGroupsSequence) != len(frames):
+        raise Refused("the SEG has not one description for each frame")
+    for frame, group in zip(frames, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        position = np.array([group.PlanePositionSequence[0].ImagePositionPatient], dtype=float)
+        index = round(float(grid.to_index(position)[0, 0]))
+        off_mm = np.abs(grid.to_world_mm(np.array([[index, 0.0, 0.0]])) - position).max()
+        if not 0 <= index < grid.shape[0] or off_mm > PLACE_MM:
+            raise Refused("a frame of the SEG lies on none of the images")
+        derived = [item.ReferencedSOPInstanceUID for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
+        if derived != [request.sources[index].SOPInstanceUID]:
+            raise Refused("a frame of the SEG names another source image than the one it lies on")
+        for number, plane in _planes(seg, frame, group, shared):
+            volume = decoded.setdefault(number, np.zeros(grid.shape, dtype=bool))
+            if volume[index].any():
+                raise Refused(f"segment {number} of the SEG has two frames on one image")
+            volume[index] = plane
+    return decoded
+
+
+def _planes(seg: Dataset, frame: NDArray[np.uint16], group: Dataset, shared: Dataset) -> list[tuple[int, NDArray[np.bool_]]]:
+    """Give the segments of one frame: the named one of a BINARY, every present one of a LABELMAP."""
+    if seg.SegmentationType == "LABELMAP":
+        return [(int(number), frame == number) for number in np.unique(frame) if number]
+    identification = group.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
+    return [(int(identification[0].ReferencedSegmentNumber), frame > 0)]
+
+
+def _frames(seg: Dataset) -> NDArray[np.uint16]:
+    """Unpack the pixel data to (frame, row, column)."""
+    if seg.file_meta.TransferSyntaxUID != EXPLICIT_LITTLE_ENDIAN:
+        raise Refused("the SEG is not Explicit VR Little Endian")
+    count, rows, columns = int(seg.NumberOfFrames), int(seg.Rows), int(seg.Columns)
+    voxels = count * rows * columns
+    if seg.SegmentationType == "BINARY":
+        if rows * columns % 8:
+            raise Refused("a BINARY SEG whose frames do not end on a byte is shown scrambled")
+        values = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little").astype(np.uint16)
+    else:
+        values = np.frombuffer(seg.PixelData, "<u2" if seg.BitsAllocated == 16 else np.uint8).astype(np.uint16)
+    if values.size < voxels:
+        raise Refused("the SEG's pixel data is short")
+    return values[:voxels].reshape(count, rows, columns)

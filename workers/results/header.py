@@ -1,0 +1,160 @@
+"""What every object carries: patient and study from the source, equipment and dates of our own. Ref: PS3.3 C.7, C.12.1"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from collections.abc import Iterable
+from copy import deepcopy
+from io import BytesIO
+from typing import Any
+
+import highdicom
+from pydicom import config, dcmwrite
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.valuerep import validate_value
+
+from models.card import ascii_only
+from node.errors import Refused
+from workers.results import identity
+from workers.results.request import ComposedObject, ComposeRequest
+
+MANUFACTURER = "Overread"  # routing knows our own results by it
+IMPLEMENTATION_CLASS_UID = identity.uid(None, "overread", "implementation")
+# Type 2 in the Patient and General Study modules; highdicom raises AttributeError where one is missing.
+REQUIRED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
+)
+# Kept verbatim even where they break a rule: an archive that took the images knows the patient and the order by them.
+VERBATIM = frozenset({"PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "StudyID", "AccessionNumber", "SpecificCharacterSet"})
+TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
+NO_OFFSET = datetime.timedelta(0)
+
+
+def donor(source: Dataset) -> Dataset:
+    """Copy one source header into a form every object may inherit from: complete, and valid where it may be changed.
+
+    A broken value of a type 3 attribute is left out, of a type 2 one emptied; PatientSex outside M, F, O becomes unknown.
+    """
+    copy = Dataset()
+    for element in source:
+        if not element.tag.is_private and element.tag.group != 0x7FE0 and (element.keyword in VERBATIM or _valid(element)):
+            copy.add(deepcopy(element))
+    for keyword in REQUIRED:
+        if keyword not in copy:
+            setattr(copy, keyword, None)
+    # highdicom warns of a name without a caret, and its warning holds the name: `finish` puts the name in.
+    copy.PatientName = None
+    if copy.PatientSex not in {"M", "F", "O"}:
+        copy.PatientSex = None
+    if not copy.get("FrameOfReferenceUID"):
+        raise Refused("the images have no Frame of Reference UID, so marks cannot be placed on them")
+    return copy
+
+
+def _valid(element: DataElement) -> bool:
+    """Tell whether a value obeys its VR. Ref: PS3.5 6.2"""
+    if element.VR == "SQ":
+        return all(_valid(inner) for item in element.value for inner in item)
+    if element.VR not in TEXT_VRS:
+        return True
+    values: Iterable[Any] = element.value if element.VM > 1 else (element.value,)
+    try:
+        for value in values:
+            validate_value(element.VR, None if value is None else str(value), config.RAISE)
+    except ValueError:
+        return False
+    return True
+
+
+def software_versions(request: ComposeRequest) -> list[str]:
+    """Give node and model, each with its version."""
+    model = request.card.card.model
+    return [f"overread {importlib.metadata.version('overread')}", f"{model.name} {model.version}"]
+
+
+def equipment(request: ComposeRequest) -> list[highdicom.ContributingEquipment]:
+    """Describe the model as contributing equipment, with the digests of its weights and what it ran on."""
+    model = request.card.card.model
+    facts = [f"{name} sha256 {file.sha256}" for name, file in sorted(request.card.card.runtime.files.items())]
+    facts.append(f"card sha256 {request.card.digest}")
+    facts += [f"{name} {value}" for name, value in sorted(request.prediction.variant.items())]
+    return [
+        highdicom.ContributingEquipment(
+            manufacturer=MANUFACTURER,
+            purpose_of_reference=codes.DCM.ProcessingEquipment,
+            manufacturer_model_name=model.title,
+            software_versions=model.version,
+            contribution_description=ascii_only("; ".join(facts))[:1024],
+        )
+    ]
+
+
+def finish(dataset: Dataset, request: ComposeRequest, kind: str) -> None:
+    """Put in everything that neither a clock nor chance may decide, and what highdicom has no argument for."""
+    source = request.sources[0]
+    moment = moment_of(request)
+    for keyword in ("InstanceCreationDate", "ContentDate", "SeriesDate"):
+        setattr(dataset, keyword, f"{moment:%Y%m%d}")
+    for keyword in ("InstanceCreationTime", "ContentTime", "SeriesTime"):
+        setattr(dataset, keyword, f"{moment:%H%M%S.%f}")
+    if offset := _offset_of(source):
+        dataset.TimezoneOffsetFromUTC = offset
+    for item in dataset.ContributingEquipmentSequence:
+        if item.PurposeOfReferenceCodeSequence[0].CodeValue != codes.DCM.AcquisitionEquipment.value:
+            item.ContributionDateTime = f"{moment:%Y%m%d%H%M%S.%f%z}"
+    dimension = identity.object_uid(request, kind, "dimension")
+    for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in dataset.get(sequence, ()):
+            item.DimensionOrganizationUID = dimension
+    for keyword in ("SpecificCharacterSet", "PatientName"):
+        if keyword in source:
+            dataset.add(deepcopy(source[keyword]))
+    if request.settings.institution:
+        dataset.InstitutionName = ascii_only(request.settings.institution)[:64]
+
+
+def moment_of(request: ComposeRequest) -> datetime.datetime:
+    """Give the job's moment in the source's time zone where it names one, else in UTC.
+
+    TimezoneOffsetFromUTC holds for every date of an object, the copied study date too. So it is taken over from the
+    source or left out, never added; date-times of our own carry their offset themselves. Ref: PS3.3 C.12.1.1.8
+    """
+    offset = _offset_of(request.sources[0])
+    zone = datetime.UTC
+    if offset:
+        sign = -1 if offset[0] == "-" else 1
+        zone = datetime.timezone(sign * datetime.timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5])))
+    return datetime.datetime.fromtimestamp(request.job.created_at, zone)
+
+
+def _offset_of(source: Dataset) -> str | None:
+    """Give "+0100" or "-0500" from the source, None where it has none that can be read."""
+    value = str(source.get("TimezoneOffsetFromUTC") or "").strip()
+    well_formed = len(value) == 5 and value[0] in "+-" and value[1:].isdigit() and int(value[1:3]) <= 14 and int(value[3:]) < 60
+    return value if well_formed else None
+
+
+def encode(dataset: Dataset, kind: str) -> ComposedObject:
+    """Write the object as Part 10 under file meta information of our own."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = "OVERREAD"
+    dataset.file_meta = meta
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return ComposedObject(
+        kind=kind,
+        dataset_bytes=buffer.getvalue(),
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_uid=str(dataset.SeriesInstanceUID),
+        transfer_syntax_uid=str(meta.TransferSyntaxUID),
+    )

@@ -1,0 +1,105 @@
+"""Which segments a result has: organs that are not empty in the card's order, then findings in number order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.card import LabelPart
+from models.vocabulary import Finding
+from node.errors import Refused
+from workers.results.identity import tracking_uid
+from workers.results.request import ComposeRequest
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One segment of the SEG and its pair of groups in the SR.
+
+    number   Segment Number, from 1
+    name     what a reader sees, and the tracking identifier: "Left lung", "Nodule 2"
+    finding  None for an organ
+    """
+
+    number: int
+    part: LabelPart
+    name: str
+    tracking_uid: str
+    finding: Finding | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Give the key under which it was measured."""
+        return ("organ", self.part.index) if self.finding is None else ("finding", self.finding.number)
+
+
+def plan(request: ComposeRequest) -> tuple[Segment, ...]:
+    """Give the segments of a prediction; empty where nothing was marked.
+
+    Raises Refused for a prediction that its card does not explain.
+    """
+    _explained(request)
+    card, prediction = request.card.card, request.prediction
+    present = set(np.unique(prediction.labels).tolist())
+    rows: list[tuple[LabelPart, Finding | None, str, int]] = [
+        (part, None, part.label, 0) for part in card.output.labels if part.kind == "organ" and part.index in present
+    ]
+    counted: Counter[int] = Counter()
+    for finding in sorted(prediction.findings, key=lambda found: found.number):
+        part = card.label(finding.label)
+        counted[part.index] += 1
+        rows.append((part, finding, f"{part.label} {counted[part.index]}", finding.number))
+    return tuple(
+        Segment(number=number, part=part, name=name, finding=finding, tracking_uid=tracking_uid(request, part.index, ordinal))
+        for number, (part, finding, name, ordinal) in enumerate(rows, start=1)
+    )
+
+
+def _explained(request: ComposeRequest) -> None:
+    """Refuse voxels that no label or finding stands for; they would vanish from the result unseen."""
+    prediction = request.prediction
+    organs = {part.index for part in request.card.card.output.labels if part.kind == "organ"}
+    if strange := set(np.unique(prediction.labels).tolist()) - organs - {0}:
+        raise Refused(f"the prediction holds label {min(strange)}, which the model's card does not name as an organ")
+    marked = set() if prediction.instances is None else set(np.unique(prediction.instances).tolist()) - {0}
+    numbers = [finding.number for finding in prediction.findings]
+    if len(set(numbers)) != len(numbers):
+        raise Refused("two findings of the prediction share a number")
+    if difference := marked ^ set(numbers):
+        raise Refused(f"finding {min(difference)} of the prediction has no voxels or no description")
+    kinds = {part.index: part.kind for part in request.card.card.output.labels}
+    if any(kinds.get(finding.label) != "finding" for finding in prediction.findings):
+        raise Refused("a finding of the prediction has a label that the model's card does not name as a finding")
+
+
+def mask(request: ComposeRequest, segment: Segment) -> Mask:
+    """Give the voxels of one segment on the prediction's grid."""
+    prediction = request.prediction
+    if segment.finding is None:
+        return np.asarray(prediction.labels == segment.part.index)
+    assert prediction.instances is not None
+    return np.asarray(prediction.instances == segment.finding.number)
+
+
+def numbered(request: ComposeRequest, segments: tuple[Segment, ...]) -> NDArray[np.uint16]:
+    """Give one array of segment numbers; segments do not overlap, since a finding's voxels carry no organ label."""
+    prediction = request.prediction
+    organs = np.zeros(256, np.uint16)
+    for segment in segments:
+        if segment.finding is None:
+            organs[segment.part.index] = segment.number
+    out: NDArray[np.uint16] = organs[prediction.labels]
+    if prediction.instances is not None and prediction.findings:
+        findings = np.zeros(int(prediction.instances.max()) + 1, np.uint16)
+        for segment in segments:
+            if segment.finding is not None:
+                findings[segment.finding.number] = segment.number
+        if np.any((out > 0) & (prediction.instances > 0)):
+            raise Refused("an organ and a finding of the prediction overlap")
+        np.copyto(out, findings[prediction.instances], where=prediction.instances > 0)
+    return out

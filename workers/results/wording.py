@@ -1,0 +1,81 @@
+"""Our own words: ASCII, short, never more than the model said."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from models.card import LabelPart, ascii_only
+from workers.results.request import ComposeRequest
+from workers.results.segments import Segment, mask
+
+DESCRIPTION_CHARACTERS = 64  # LO. Ref: PS3.5 6.2
+LABEL_CHARACTERS = 16  # CS
+
+
+def model_words(request: ComposeRequest) -> str:
+    """Give "Chest CT lungs and nodules 0.1.0"."""
+    model = request.card.card.model
+    return f"{model.title} {model.version}"
+
+
+def seg_description(request: ComposeRequest) -> str:
+    """Name the SEG series: "AI Lung nodules 1.2.0 - unverified"."""
+    return _cut(f"AI {model_words(request)}", " - unverified")
+
+
+def sr_description(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
+    """Name the SR series, message first, because a viewer's panel shows some 22 characters."""
+    model = request.card.card.model
+    if request.card.card.finds:
+        head = ", ".join(f"{label}: {count} marked" for label, count in _counts(segments).items()) or f"No {_sought(request)} marked"
+    else:
+        head = ", ".join(f"{segment.name} {_ml(request, segment)}" for segment in segments) or "Nothing segmented"
+    return _cut(_cut(head, "", 48), _cut(f" - AI {model.name}", " unverified", DESCRIPTION_CHARACTERS - len(_cut(head, "", 48))))
+
+
+def content_label(request: ComposeRequest) -> str:
+    """Give the model's name as a code string: "CHEST_CT"."""
+    return request.card.card.model.name.upper().replace("-", "_")[:LABEL_CHARACTERS].rstrip("_")
+
+
+def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
+    """Say in words what was analysed and marked; this is also the parcel's summary."""
+    job, card = request.job, request.card.card
+    given = len(job.inputs.get(card.reference_role, ())) or len(request.sources)
+    sentences = [f"{model_words(request)}: {len(request.sources)} of {given} images analysed."]
+    if card.finds:
+        counts = _counts(segments)
+        sentences += [f"{label}: {count} marked." for label, count in counts.items()] or [f"No {_sought(request)} marked."]
+    organs = [f"{segment.name} {_ml(request, segment)}" for segment in segments if segment.finding is None]
+    if organs:
+        sentences.append(f"{', '.join(organs)}.")
+    elif not card.finds:
+        sentences.append("Nothing was segmented.")
+    if job.revision > 1:
+        sentences.append(f"Revision {job.revision} of this study: it replaces results of earlier revisions.")
+    return ascii_only(" ".join([*sentences, "Not verified by a physician."]))
+
+
+def _counts(segments: tuple[Segment, ...]) -> Counter[str]:
+    return Counter(segment.part.label for segment in segments if segment.finding is not None)
+
+
+def _sought(request: ComposeRequest) -> str:
+    return " or ".join(_inside(part) for part in request.card.card.output.labels if part.kind == "finding")
+
+
+def _inside(part: LabelPart) -> str:
+    """Give the label as it stands inside a sentence; an abbreviation keeps its capitals."""
+    first, rest = part.label[:1], part.label[1:]
+    return part.label if rest[:1].isupper() else first.lower() + rest
+
+
+def _ml(request: ComposeRequest, segment: Segment) -> str:
+    """Give the volume of a segment in words: 3 voxels of 500 mm3 are "1.5 mL", of 50 cm3 "150 mL"."""
+    volume_ml = float(mask(request, segment).sum()) * request.prediction.grid.voxel_mm3 / 1000
+    return f"{volume_ml:.0f} mL" if volume_ml >= 10 else f"{volume_ml:.1f} mL"
+
+
+def _cut(text: str, tail: str, characters: int = DESCRIPTION_CHARACTERS) -> str:
+    """Shorten the text, never the tail, to fit together."""
+    return ascii_only(text[: max(0, characters - len(tail))].rstrip() + tail)
