@@ -58,7 +58,8 @@ def findscu(archive: Archive, *keys: str) -> list[dict[str, str]]:
     options = [part for key in keys for part in ("-k", key)]
     text = call(require("findscu"), "-v", "-S", "-aec", archive.ae_title, "127.0.0.1", str(archive.port), *options)
     answers = text.split("Find Response:")[1:]
-    return [dict(re.findall(r"\((\w{4},\w{4})\) \w\w \[?(.*?)\]? +#", answer)) for answer in answers]
+    found = [re.findall(r"\((\w{4},\w{4})\) \w\w \[?(.*?)\]? +#", answer) for answer in answers]
+    return [{tag: value.strip("\0 ") for tag, value in pairs} for pairs in found]
 
 
 def test_an_archive_answers_echo_to_its_own_name_only(archive: Archive) -> None:
@@ -123,12 +124,12 @@ def test_findscu_sees_counts_at_every_level(archive: Archive, tmp_path: Path) ->
     dcmsend(archive, *paths[:-1])
     [found] = findscu(archive, "QueryRetrieveLevel=STUDY", "PatientID=PHANTOM*", "StudyInstanceUID", "NumberOfStudyRelatedInstances")
     assert found["0020,000d"] == study_uid
-    assert found["0020,1208"].strip() == "5"
+    assert found["0020,1208"] == "5"
     dcmsend(archive, paths[-1])
     series = findscu(
         archive, "QueryRetrieveLevel=SERIES", f"StudyInstanceUID={study_uid}", "SeriesInstanceUID", "NumberOfSeriesRelatedInstances"
     )
-    assert [answer["0020,1209"].strip() for answer in series] == ["3", "3"]
+    assert [answer["0020,1209"] for answer in series] == ["3", "3"]
     first = str(dcmread(paths[0]).SeriesInstanceUID)
     images = findscu(archive, "QueryRetrieveLevel=IMAGE", f"StudyInstanceUID={study_uid}", f"SeriesInstanceUID={first}", "SOPInstanceUID")
     assert {answer["0008,0018"] for answer in images} == {str(dcmread(path).SOPInstanceUID) for path in paths[:3]}
@@ -244,7 +245,7 @@ def test_a_study_can_grow_while_it_is_forwarded(archive: Archive, tmp_path: Path
         def counting(part: list[object], ae_title: str) -> int:
             taken = send(part, ae_title)  # type: ignore[arg-type]
             [answer] = findscu(other, "QueryRetrieveLevel=STUDY", f"StudyInstanceUID={study_uid}", "NumberOfStudyRelatedInstances")
-            counts.append(answer["0020,1208"].strip())
+            counts.append(answer["0020,1208"])
             return taken
 
         other._send = counting  # type: ignore[method-assign, assignment]
