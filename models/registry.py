@@ -1,0 +1,68 @@
+"""Cards on disk to loaded models: every file of weights is read once, checked against its hash, and only then run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+from models.card import BadCard, ShelvedCard, WeightsFile
+from models.vocabulary import Model
+
+
+def load(shelved: ShelvedCard, device: str) -> Model:
+    """Load a card's model onto a device ("cpu", "cuda:0"); raises BadCard.
+
+    The runtime is the module of models/runtimes named after the format; it imports torch, so it is imported here and
+    never at this module's import (a worker's parent process forks).
+    """
+    module = "models.runtimes." + shelved.card.runtime.format.replace("-", "_")
+    if importlib.util.find_spec(module) is None:
+        raise BadCard(f"{shelved.folder / 'card.toml'}: runtime.format {shelved.card.runtime.format!r} is not one this node has")
+    model: Model = importlib.import_module(module).load(shelved, device)
+    return model
+
+
+def weights(shelved: ShelvedCard, names: tuple[str, ...]) -> Mapping[str, bytes]:
+    """Read the card's files and give their bytes by name; what was hashed is what is run.
+
+    Raises BadCard where the card has not exactly these files, one is missing, or its sha256 is another.
+    """
+    card = shelved.folder / "card.toml"
+    files = shelved.card.runtime.files
+    if set(files) != set(names):
+        raise BadCard(f"{card}: runtime.files must be {', '.join(sorted(names))}, not {', '.join(sorted(files)) or 'empty'}")
+    content = {}
+    for name in names:
+        path = _place(shelved, name, files[name])
+        try:
+            content[name] = path.read_bytes()
+        except OSError as error:
+            raise BadCard(f"{card}: runtime.files.{name}: {path} cannot be read ({error.strerror})") from None
+        found = hashlib.sha256(content[name]).hexdigest()
+        if found != files[name].sha256:
+            raise BadCard(f"{card}: runtime.files.{name}: {path} has sha256 {found}, the card says {files[name].sha256}")
+    return content
+
+
+def _place(shelved: ShelvedCard, name: str, file: WeightsFile) -> Path:
+    """Find a file in the card's folder, or beside an installed package, which is not imported for it.
+
+    Example: package "deepbet" and path "data/models/model.pt": <site-packages>/data/models/model.pt.
+    """
+    if file.package is None:
+        folder = shelved.folder
+    else:
+        spec = importlib.util.find_spec(file.package) if file.package.isidentifier() else None
+        if spec is None or spec.origin is None:
+            raise BadCard(
+                f"{shelved.folder / 'card.toml'}: runtime.files.{name}: the package {file.package!r} is not installed; "
+                f"install overread[{shelved.card.model.name}]"
+            )
+        folder = Path(spec.origin).parent.parent
+    path = (folder / file.path).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise BadCard(f"{shelved.folder / 'card.toml'}: runtime.files.{name}: {file.path!r} leaves its folder")
+    return path

@@ -1,0 +1,258 @@
+"""Volume to tensor on a model's grid and exactly back: the only resampling code.
+
+An orientation is three letters: the directions in which the array's three indices grow. "SPL" is to the head, to the back,
+to the patient's left, which is how an axial series is loaded; "RAS" is what NIfTI tools call canonical, right index first.
+
+A model's grid has axes parallel to the source's, permuted and flipped so that they come closest to the wanted orientation:
+nothing is rotated, so every step works along one axis at a time, and the way back has the same coordinates as the way there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.vocabulary import Grid, Triple
+
+DIRECTIONS: dict[str, Triple] = {
+    "L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1),
+}  # fmt: skip
+
+Array = NDArray[Any]
+Decide = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turning:
+    """How a source array's axes become those of an oriented array.
+
+    axes   oriented axis i runs along source axis axes[i]
+    flips  whether it runs against it
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    def turn(self, array: Array) -> Array:
+        """View a source array in the oriented way."""
+        return np.transpose(array, self.axes)[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
+
+    def turn_back(self, array: Array) -> Array:
+        """View an oriented array in the source's way: the inverse of `turn`."""
+        unflipped = array[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
+        back = [0, 0, 0]
+        for oriented, source in enumerate(self.axes):
+            back[source] = oriented
+        return np.transpose(unflipped, back)
+
+    def turned(self, grid: Grid) -> Grid:
+        """Give the grid of the oriented array; the voxels stay where they are in the patient."""
+        corner = np.array([[grid.shape[axis] - 1 if flip else 0 for axis, flip in sorted(zip(self.axes, self.flips, strict=True))]])
+        signs = [-1 if flip else 1 for flip in self.flips]
+        origin = grid.to_world_mm(corner.astype(float))[0]
+        axes = [tuple(sign * part for part in grid.axes[axis]) for axis, sign in zip(self.axes, signs, strict=True)]
+        return Grid(
+            shape=(grid.shape[self.axes[0]], grid.shape[self.axes[1]], grid.shape[self.axes[2]]),
+            origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
+            axes=(_triple(axes[0]), _triple(axes[1]), _triple(axes[2])),
+            spacing_mm=_triple([grid.spacing_mm[axis] for axis in self.axes]),
+        )
+
+
+def _triple(values: Sequence[float]) -> Triple:
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def turning(grid: Grid, orientation: str) -> Turning:
+    """Find the permutation and flips that bring a grid's axes closest to an orientation; raises ValueError.
+
+    Example: a sagittal series grows to the right, down and to the back ("RIP"); for "SPL" its axes are taken
+    (1, 2, 0) with flips (True, False, True).
+    """
+    if len(orientation) != 3 or {letter for pair in ("LR", "PA", "SI") for letter in pair if letter in orientation} != set(orientation):
+        raise ValueError(f"{orientation!r} is not an orientation")
+    wanted = np.array([DIRECTIONS[letter] for letter in orientation], dtype=float)
+    if abs(round(float(np.linalg.det(wanted)))) != 1:
+        raise ValueError(f"{orientation!r} names one direction twice")
+    along = wanted @ np.array(grid.axes, dtype=float).T
+    best = max(permutations(range(3)), key=lambda order: sum(abs(along[i, axis]) for i, axis in enumerate(order)))
+    flips = [bool(along[i, axis] < 0) for i, axis in enumerate(best)]
+    return Turning(axes=(best[0], best[1], best[2]), flips=(flips[0], flips[1], flips[2]))
+
+
+def nearest_indices(count_in: int, count_out: int) -> NDArray[np.int64]:
+    """Give the source index of each of `count_out` samples, evenly over the field of view, centre to centre.
+
+    In single precision on purpose: torch's "nearest-exact" computes so, and a network trained on it must see the same voxels.
+    Example: 5 to 3: (0.5 * 5/3, 1.5 * 5/3, 2.5 * 5/3) = (0.83, 2.5, 4.17) gives 0, 2, 4.
+    """
+    scale = np.float32(count_in) / np.float32(count_out)
+    places = np.floor((np.arange(count_out, dtype=np.float32) + np.float32(0.5)) * scale)
+    indices: NDArray[np.int64] = np.minimum(places.astype(np.int64), count_in - 1)
+    return indices
+
+
+def pick_nearest(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Resize the last three axes by `nearest_indices`."""
+    for axis, count in zip((-3, -2, -1), shape, strict=True):
+        indices = torch.from_numpy(nearest_indices(tensor.shape[axis], count)).to(tensor.device)
+        tensor = tensor.index_select(tensor.dim() + axis, indices)
+    return tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampling:
+    """Both grids of a resampling, and the oriented source grid between them.
+
+    Along each axis the two fields of view share their centre: model index j lies at oriented index
+    (j - (m - 1) / 2) * model_spacing / source_spacing + (n - 1) / 2.
+    """
+
+    source: Grid
+    oriented: Grid
+    model: Grid
+    turning: Turning
+
+    def model_places(self, axis: int) -> NDArray[np.float64]:
+        """Give the place of each oriented voxel along an axis, as a fractional model index within 0..m-1.
+
+        Example: 4 source voxels of 1 mm, 2 model voxels of 2 mm: -0.25, 0.25, 0.75, 1.25, held to 0, 0.25, 0.75, 1.
+        """
+        n, m = self.oriented.shape[axis], self.model.shape[axis]
+        ratio = self.oriented.spacing_mm[axis] / self.model.spacing_mm[axis]
+        return np.clip((np.arange(n) - (n - 1) / 2) * ratio + (m - 1) / 2, 0, m - 1)
+
+
+def resampling(source: Grid, orientation: str, spacing_mm: Sequence[float]) -> Resampling:
+    """Plan a model's grid: axes parallel to the source's, the wanted spacing, and the same field of view.
+
+    Example: 300 voxels of 0.7 mm at 2 mm: 105 voxels; the field of view is 210 mm in both.
+    """
+    turned = turning(source, orientation)
+    oriented = turned.turned(source)
+    shape = [max(1, round(n * s / t)) for n, s, t in zip(oriented.shape, oriented.spacing_mm, spacing_mm, strict=True)]
+    first = np.array([
+        [(n - 1) / 2 - (m - 1) / 2 * t / s for n, m, s, t in zip(oriented.shape, shape, oriented.spacing_mm, spacing_mm, strict=True)]
+    ])  # fmt: skip
+    model = Grid(
+        shape=(shape[0], shape[1], shape[2]),
+        origin_mm=_triple(oriented.to_world_mm(first)[0]),
+        axes=oriented.axes,
+        spacing_mm=_triple(spacing_mm),
+    )
+    return Resampling(source=source, oriented=oriented, model=model, turning=turned)
+
+
+def to_model(array: Array, plan: Resampling, device: str) -> torch.Tensor:
+    """Resample a source array onto the model's grid: float32 of the model's shape.
+
+    Along an axis that gets coarser each sample is a triangle-weighted mean over its neighbours, so that noise and thin
+    structures do not alias; along one that gets finer it is linear interpolation.
+    """
+    turned = torch.from_numpy(np.ascontiguousarray(plan.turning.turn(array)))
+    shrink = [m / n for m, n in zip(plan.model.shape, plan.oriented.shape, strict=True)]
+    tensor = turned.to(device)
+    for axis in sorted(range(3), key=lambda axis: shrink[axis]):
+        tensor = _along(tensor, axis, torch.from_numpy(_triangle(plan, axis)).to(device))
+    return tensor.float()
+
+
+def _triangle(plan: Resampling, axis: int) -> NDArray[np.float32]:
+    """Give the (m, n) weights of model samples over source samples along an axis; each row sums to 1.
+
+    Example: 4 voxels of 1 mm to 2 of 2 mm: the samples lie at 0.5 and 2.5; |distance| / 2 gives weights
+    1 - 0.25, 1 - 0.25, 1 - 0.75, 0 over their sum 1.75: 0.43, 0.43, 0.14, 0.
+    """
+    n, m = plan.oriented.shape[axis], plan.model.shape[axis]
+    ratio = plan.model.spacing_mm[axis] / plan.oriented.spacing_mm[axis]
+    centres = np.clip((np.arange(m) - (m - 1) / 2) * ratio + (n - 1) / 2, 0, n - 1)
+    weights = np.maximum(0, 1 - np.abs(np.arange(n) - centres[:, None]) / max(1, ratio))
+    normalised: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normalised
+
+
+def _along(tensor: torch.Tensor, axis: int, weights: torch.Tensor) -> torch.Tensor:
+    """Multiply one axis by weights (m, n), slab by slab, so that integers become floats a slab at a time."""
+    moved = tensor.movedim(axis, -1)
+    out = torch.empty((*moved.shape[:-1], weights.shape[0]), dtype=torch.float32, device=tensor.device)
+    for index in range(moved.shape[0]):
+        torch.matmul(moved[index].float(), weights.T, out=out[index])
+    return out.movedim(-1, axis)
+
+
+def labels_to_source(scores: torch.Tensor, plan: Resampling, decide: Decide) -> NDArray[np.uint8]:
+    """Give on the source grid what `decide` says of linearly interpolated scores; never a class x volume array.
+
+    scores  (classes, *model shape)
+    decide  (classes, n) -> (n,) labels, uint8, such that scores between several of one label give that label (argmax, or a
+            threshold on one channel)
+
+    Where the eight corners of a model cell decide alike, so does all of the cell; only the rest is interpolated.
+    """
+    classes = scores.shape[0]
+    corners = decide(scores.reshape(classes, -1)).reshape(scores.shape[1:]).to(torch.uint8)
+    cells, mixed = _cells(corners)
+    places = [plan.model_places(axis) for axis in range(3)]
+    lows = [torch.from_numpy(_low(place, count)) for place, count in zip(places, corners.shape, strict=True)]
+    lows = [low.to(scores.device) for low in lows]
+    oriented = np.empty(plan.oriented.shape, dtype=np.uint8)
+    for index in range(len(oriented)):
+        plane = cells[lows[0][index]][lows[1]][:, lows[2]]
+        rows, columns = torch.nonzero(mixed[lows[0][index]][lows[1]][:, lows[2]], as_tuple=True)
+        if len(rows):
+            z = np.full(len(rows), places[0][index])
+            points = np.stack([z, places[1][rows.cpu().numpy()], places[2][columns.cpu().numpy()]])
+            plane[rows, columns] = decide(sample(scores, points)).to(torch.uint8)
+        oriented[index] = plane.cpu().numpy()
+    return np.ascontiguousarray(plan.turning.turn_back(oriented))
+
+
+def _low(places: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Give the lower corner of the cell a place lies in; the last corner belongs to the last cell."""
+    return np.clip(np.floor(places).astype(np.int64), 0, max(count - 2, 0))
+
+
+def _cells(corners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give each cell's first corner, and whether its eight corners differ."""
+    low, high = corners, corners
+    for axis in range(3):
+        if corners.shape[axis] > 1:
+            one, other = (part.narrow(axis, 0, corners.shape[axis] - 1) for part in (low, high))
+            next_one, next_other = (part.narrow(axis, 1, corners.shape[axis] - 1) for part in (low, high))
+            low, high = torch.minimum(one, next_one), torch.maximum(other, next_other)
+    return low, low != high
+
+
+def sample(scores: torch.Tensor, places: NDArray[np.float64]) -> torch.Tensor:
+    """Interpolate (classes, *model shape) linearly at places (3, n), fractional model indices: (classes, n)."""
+    shape = scores.shape[1:]
+    lows = [torch.from_numpy(_low(place, count)).to(scores.device) for place, count in zip(places, shape, strict=True)]
+    parts = [torch.from_numpy(place).to(scores.device) - low for place, low in zip(places, lows, strict=True)]
+    flat = scores.reshape(scores.shape[0], -1)
+    total = torch.zeros((scores.shape[0], places.shape[1]), dtype=torch.float32, device=scores.device)
+    for corner in range(8):
+        index = torch.zeros_like(lows[0])
+        weight = torch.ones_like(parts[0])
+        for axis in range(3):
+            up = corner >> axis & 1
+            index = index * shape[axis] + torch.clamp(lows[axis] + up, max=shape[axis] - 1)
+            weight = weight * (parts[axis] if up else 1 - parts[axis])
+        total += flat[:, index] * weight.float()
+    return total
+
+
+def scores_at_source(channel: torch.Tensor, plan: Resampling, voxels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Interpolate one channel (*model shape) at source voxels (n, 3) of (z, y, x)."""
+    places = np.empty((3, len(voxels)))
+    for oriented, source in enumerate(plan.turning.axes):
+        index = voxels[:, source]
+        if plan.turning.flips[oriented]:
+            index = plan.oriented.shape[oriented] - 1 - index
+        places[oriented] = plan.model_places(oriented)[index]
+    return np.asarray(sample(channel[None], places)[0].cpu().numpy(), dtype=np.float32)
