@@ -1,0 +1,226 @@
+"""Train the chest CT starter from nothing but its generator.
+
+    python -m models.starter.chest_ct.train --out weights.safetensors
+
+Takes about 20 minutes on two cores; prints a line every 10 steps. `--checkpoint FILE` (by default beside --out) is written
+every 50 steps, and a run that finds one goes on from there. Every step's patch follows from (SEED, step), so two runs see
+the same patches in the same order.
+The network, its spacing and its intensity window are read from card.toml: what is trained is what the node runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import monai.networks.nets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.starter.chest_ct.generator import Scan, draw, draw_other
+
+SEED = 20260
+STEPS = 600
+POOL = 24
+RENEW_EVERY = 6
+PATCH = (64, 96, 160)
+PEAK_RATE = 3e-3
+FREEZE_FROM = 0.7  # of the steps: from here on the batch statistics that inference uses are used in training too
+CARD = Path(__file__).with_name("card.toml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One patch: image (1, 1, z, y, x) in 0..1, organ classes (1, z, y, x), nodule 0/1 and its voxels' weights (1, 1, z, y, x)."""
+
+    image: Tensor
+    organs: Tensor
+    nodule: Tensor
+    weight: Tensor
+
+
+def options() -> dict[str, Any]:
+    """Read the runtime's options from the card."""
+    loaded: dict[str, Any] = tomllib.loads(CARD.read_text(encoding="utf-8"))["runtime"]["options"]
+    return loaded
+
+
+def build(settings: Mapping[str, Any]) -> nn.Module:
+    """Make the untrained network the card names."""
+    network: nn.Module = getattr(monai.networks.nets, settings["network"])(**settings["arguments"])
+    return network
+
+
+def scale(hu: NDArray[Any], settings: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Take HU to the network's 0..1. Example: low -1000, high 400: -300 HU -> 0.5."""
+    low, high = settings["intensity"]["low"], settings["intensity"]["high"]
+    scaled: NDArray[np.float32] = np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1)
+    return scaled
+
+
+@dataclass(slots=True)
+class Pool:
+    """The scans patches are cut from: POOL of them, the oldest replaced every RENEW_EVERY steps."""
+
+    scans: dict[int, Scan] = field(default_factory=dict)
+
+    def at(self, step: int) -> list[Scan]:
+        """Give the scans of a step; draws only those not at hand."""
+        first = step // RENEW_EVERY
+        wanted = range(first, first + POOL)
+        self.scans = {k: self.scans.get(k) or _scan(k) for k in wanted}
+        return list(self.scans.values())
+
+
+def _scan(number: int) -> Scan:
+    if number % 12 == 11:
+        return draw_other(SEED + number)
+    return draw(SEED + number, nodules=(4, 14))
+
+
+def cut(rng: np.random.Generator, scan: Scan, settings: Mapping[str, Any], patch: tuple[int, int, int] = PATCH) -> Example:
+    """Cut one patch, half the time around a nodule; mirror it half the time, the lungs' names following their side."""
+    shape = scan.organs.shape
+    spots = [n for n in scan.nodules if rng.random() < 0.7]
+    if spots and rng.random() < 0.6:
+        spot = scan.volume.grid.to_index(np.array([spots[int(rng.integers(len(spots)))].centre_mm]))[0]
+        low = [int(spot[k] - rng.integers(8, patch[k] - 8)) for k in range(3)]
+    else:
+        low = [int(rng.integers(min(-8, n - p - 8), max(9, n - p + 9))) for n, p in zip(shape, patch, strict=True)]
+    low[2] = int(np.clip(low[2], min(-8, shape[2] - patch[2] - 8), max(8, shape[2] - patch[2] + 8)))
+    image = scale(_window(scan.volume.array, low, patch, fill=-1024), settings)
+    organs = _window(scan.organs, low, patch, fill=0)
+    numbers = _window(scan.instances, low, patch, fill=0)
+    if rng.random() < 0.5:
+        image, organs, numbers = image[..., ::-1], np.array([0, 2, 1])[organs[..., ::-1]], numbers[..., ::-1]
+    image = image * rng.uniform(0.95, 1.05) + rng.uniform(-0.015, 0.015)
+    sizes = np.bincount(scan.instances.ravel(), minlength=2).astype(np.float32)
+    weights = np.clip(np.sqrt(150 / np.maximum(sizes, 1)), 0.5, 4)
+    weights[0] = 1
+    return Example(
+        image=torch.from_numpy(np.clip(image, 0, 1).astype(np.float32).copy())[None, None],
+        organs=torch.from_numpy(organs.astype(np.int64).copy())[None],
+        nodule=torch.from_numpy((numbers > 0).astype(np.float32))[None, None],
+        weight=torch.from_numpy(weights[numbers].astype(np.float32))[None, None],
+    )
+
+
+def _window(array: NDArray[Any], low: list[int], patch: tuple[int, int, int], fill: int) -> NDArray[Any]:
+    out = np.full(patch, fill, dtype=array.dtype)
+    into, of = [], []
+    for start, size, whole in zip(low, patch, array.shape, strict=True):
+        a, b = max(start, 0), min(start + size, whole)
+        of.append(slice(a, max(a, b)))
+        into.append(slice(a - start, max(a, b) - start))
+    out[tuple(into)] = array[tuple(of)]
+    return out
+
+
+def loss_of(output: Tensor, example: Example) -> tuple[Tensor, Tensor]:
+    """Give the lungs' loss and the nodules' loss: cross-entropy plus soft Dice each; a small nodule's voxels weigh more."""
+    organs = output[:, :3]
+    target = functional.one_hot(example.organs, 3).movedim(-1, 1).float()
+    shares = torch.softmax(organs, dim=1)
+    axes = (0, 2, 3, 4)
+    overlap = (2 * (shares * target).sum(axes) + 100) / (shares.sum(axes) + target.sum(axes) + 100)
+    lungs = functional.cross_entropy(organs, example.organs) + (1 - overlap[1:].mean())
+    logits = output[:, 3:]
+    weight = example.weight * (1 + 4 * example.nodule)
+    entropy = (functional.binary_cross_entropy_with_logits(logits, example.nodule, reduction="none") * weight).mean()
+    marked = torch.sigmoid(logits)
+    hits = (marked * example.nodule * example.weight).sum()
+    both = (marked * example.weight).sum() * 0.8 + (example.nodule * example.weight).sum() * 1.2
+    return lungs, 15 * entropy + (1 - (2 * hits + 20) / (both + 20))
+
+
+def train_step(network: nn.Module, optimiser: torch.optim.Optimizer, example: Example) -> tuple[float, float]:
+    """Take one step; give the two losses before it."""
+    lungs, nodules = loss_of(network(example.image.to(memory_format=torch.channels_last_3d)), example)
+    optimiser.zero_grad()
+    torch.autograd.backward(lungs + nodules)
+    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    optimiser.step()
+    return float(lungs), float(nodules)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Give the learning rate: up over the first 8 %, then down along a cosine."""
+    warm = max(1, int(0.08 * steps))
+    if step < warm:
+        return PEAK_RATE * (step + 1) / warm
+    return PEAK_RATE * (0.5 + 0.5 * float(np.cos(np.pi * (step - warm) / (steps - warm)))) + 1e-5
+
+
+def _freeze(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eval()
+
+
+def train(out: Path, checkpoint: Path, steps: int = STEPS) -> None:
+    """Run the recipe and write the weights; goes on from the checkpoint where there is one."""
+    torch.manual_seed(SEED)
+    settings = options()
+    network = build(settings).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=1e-4)
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = int(state["step"])
+        print(f"going on from step {start}", flush=True)
+    pool = Pool()
+    recent: list[tuple[float, float]] = []
+    network.train()
+    for step in range(start, steps):
+        rng = np.random.default_rng([SEED, step, 3])
+        scans = pool.at(step)
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(step, steps)
+        if step >= FREEZE_FROM * steps:
+            _freeze(network)
+        recent.append(train_step(network, optimiser, cut(rng, scans[int(rng.integers(len(scans)))], settings)))
+        if (step + 1) % 10 == 0:
+            lungs, nodules = np.mean(recent[-30:], axis=0)
+            print(f"step {step + 1}/{steps}  lungs {lungs:.3f}  nodules {nodules:.3f}  {process_time():.0f} CPU s", flush=True)
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            save(network, out)
+            torch.save({"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, checkpoint)
+
+
+def save(network: nn.Module, out: Path) -> None:
+    """Write the weights as safetensors."""
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, out)
+
+
+def restore(weights: Path) -> nn.Module:
+    """Load trained weights into the card's network, ready to judge."""
+    network = build(options())
+    network.load_state_dict(load_file(weights))
+    return network.eval()
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=CARD.with_name("weights.safetensors"))
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    train(given.out, given.checkpoint or given.out.with_suffix(".checkpoint"), given.steps)
+
+
+if __name__ == "__main__":
+    main()
