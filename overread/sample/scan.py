@@ -54,8 +54,8 @@ class Scan:
     orientation: Literal["axial", "sagittal", "coronal", "oblique"] = "axial"
     position: Literal["HFS", "HFP", "FFS", "FFP"] = "HFS"
     reverse: bool = False
-    matrix: tuple[int, int] = (160, 160)
-    pixel_spacing_mm: tuple[float, float] = (2.2, 2.2)
+    matrix: tuple[int, int] = (240, 240)
+    pixel_spacing_mm: tuple[float, float] = (1.46, 1.46)
     slices: int = 90
     slice_spacing_mm: float = 3.0
     tilt_degrees: float = 0.0

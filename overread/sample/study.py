@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from overread.sample.growth import grow
 from overread.sample.scan import Scan
-from overread.sample.shapes import Floats, Lattice
+from overread.sample.shapes import Floats, Lattice, norm
 from overread.sample.thorax import AIR_HU, Nodule, Side, Thorax, background_hu, details
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -46,7 +46,7 @@ class Truth:
     def in_nodule(self, index: int, points_mm: Floats) -> NDArray[np.bool_]:
         """Tell which points lie in one nodule."""
         nodule = self.nodules[index]
-        distance = np.sqrt(((np.asarray(points_mm) - np.asarray(nodule.centre_mm)) ** 2).sum(axis=-1))
+        distance = norm(np.asarray(points_mm) - np.asarray(nodule.centre_mm))
         return np.asarray(distance <= nodule.diameter_mm / 2)
 
     @cached_property

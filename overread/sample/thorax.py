@@ -11,9 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from overread.sample.shapes import Floats, Lattice, Triple, capsule, ellipsoid, paint
+from overread.sample.shapes import Floats, Lattice, Triple, capsule, ellipsoid, norm, paint
 
 Side = Literal["left", "right"]
+Tube = tuple[Triple, Triple, float]  # start, end, radius
 AIR_HU, LUNG_HU, FAT_HU, MUSCLE_HU, BLOOD_HU = -1000.0, -850.0, -100.0, 55.0, 42.0
 LUNGS: dict[Side, tuple[Triple, Triple]] = {
     "right": ((-70.0, 5.0, -8.0), (66.0, 92.0, 135.0)),
@@ -79,7 +80,7 @@ def lung(side: Side, points: Floats) -> Floats:
         -2.0 - ellipsoid(points, *HEART),
         -ellipsoid(points, HILA[side], (21.0, 22.0, 26.0)),
         -(SPINE_RADIUS_MM + 3.0 - np.hypot(points[..., 0], points[..., 1] - SPINE_Y_MM)),
-        np.sqrt(((points - dome) ** 2).sum(axis=-1)) - dome_radius,
+        norm(points - np.asarray(dome, dtype=points.dtype)) - dome_radius,
     ]
     return np.asarray(np.minimum.reduce(parts))
 
@@ -97,14 +98,27 @@ def body(points: Floats) -> Floats:
     rise = np.clip((points[..., 2] - 50.0) / 100.0, 0.0, 1.0)
     narrow = 1.0 - 0.25 * rise * rise * (3.0 - 2.0 * rise)
     across, deep = 168.0 * narrow, 122.0 * narrow
-    return (1.0 - ((np.abs(points[..., 0]) / across) ** 2.5 + (np.abs(points[..., 1] - 5.0) / deep) ** 2.5) ** 0.4) * 122.0
+    radius = ((np.abs(points[..., 0]) / across) ** 2.5 + (np.abs(points[..., 1] - 5.0) / deep) ** 2.5) ** 0.4
+    return np.asarray((1.0 - radius) * 122.0)
 
 
 def background_hu(thorax: Thorax, points_mm: Floats, soft_mm: float) -> Floats:
     """Give the Hounsfield values of everything but the small structures that `details` adds."""
-    points, soft = thorax.local(points_mm), soft_mm / thorax.scale
-    hu = np.full(points.shape[:-1], AIR_HU)
-    skin, cage = body(points), envelope(points)
+    # Single precision is 0.1 um here and half the time; truth is asked in double.
+    everywhere, soft = thorax.local(points_mm).astype(np.float32), soft_mm / thorax.scale
+    depth = body(everywhere)
+    inside = depth > -soft
+    image = np.full(depth.shape, AIR_HU, dtype=np.float32)
+    image[inside] = _tissue_hu(everywhere[inside], depth[inside], soft)
+    return image
+
+
+def _tissue_hu(points: Floats, skin: Floats, soft: float) -> Floats:
+    """Lay tissue upon tissue, from the skin inwards; points are (n, 3)."""
+    hu = np.full(len(points), AIR_HU, dtype=points.dtype)
+    if not len(points):
+        return hu
+    cage = envelope(points)
     paint(hu, 10.0, skin, soft)
     paint(hu, FAT_HU, skin - 2.0, soft)
     paint(hu, MUSCLE_HU, np.minimum(skin - 12.0, -cage + 30.0), soft)
@@ -127,7 +141,7 @@ def _abdomen(hu: Floats, points: Floats, cage: Floats, soft: float) -> None:
     paint(hu, MUSCLE_HU - 10.0, below, soft)
     for side, (centre, radius) in DOMES.items():
         organ_hu = 60.0 if side == "right" else 48.0
-        paint(hu, organ_hu, np.minimum(cage - 1.0, radius + 0.5 - np.sqrt(((points - centre) ** 2).sum(axis=-1))), soft)
+        paint(hu, organ_hu, np.minimum(cage - 1.0, radius + 0.5 - norm(points - np.asarray(centre, dtype=points.dtype))), soft)
 
 
 def _cage(hu: Floats, points: Floats, depths: tuple[Floats, Floats], soft: float) -> None:
@@ -146,7 +160,7 @@ def _cage(hu: Floats, points: Floats, depths: tuple[Floats, Floats], soft: float
 
 
 def _great_vessels(hu: Floats, points: Floats, soft: float) -> None:
-    arch: tuple[tuple[Triple, Triple, float], ...] = (
+    arch: tuple[Tube, ...] = (
         ((-8.0, -22.0, -15.0), (-4.0, -16.0, 48.0), 14.0),
         ((-4.0, -16.0, 48.0), (20.0, 34.0, 52.0), 13.0),
         ((20.0, 34.0, 52.0), (22.0, 44.0, -160.0), 12.0),
@@ -154,8 +168,8 @@ def _great_vessels(hu: Floats, points: Floats, soft: float) -> None:
         ((0.0, -14.0, 8.0), (-30.0, 8.0, 2.0), 10.0),
         ((0.0, -14.0, 8.0), (30.0, 8.0, 4.0), 10.0),
     )
-    for start, end, radius in arch:
-        paint(hu, BLOOD_HU, capsule(points, start, end, radius), soft)
+    for piece in arch:
+        _tube(hu, points, BLOOD_HU, piece, soft)
 
 
 def _spine(hu: Floats, points: Floats, skin: Floats, soft: float) -> None:
@@ -172,15 +186,26 @@ def _spine(hu: Floats, points: Floats, skin: Floats, soft: float) -> None:
 
 
 def _airways(hu: Floats, points: Floats, soft: float) -> None:
-    pieces: tuple[tuple[Triple, Triple, float], ...] = (
+    pieces: tuple[Tube, ...] = (
         ((0.0, 2.0, 190.0), (0.0, 14.0, 28.0), 8.5),
         ((0.0, 14.0, 28.0), (-36.0, 12.0, -2.0), 6.0),
         ((0.0, 14.0, 28.0), (36.0, 12.0, 2.0), 5.5),
     )
     for start, end, radius in pieces:
-        paint(hu, MUSCLE_HU, capsule(points, start, end, radius + 2.0), soft)
-    for start, end, radius in pieces:
-        paint(hu, AIR_HU + 10.0, capsule(points, start, end, radius), soft)
+        _tube(hu, points, MUSCLE_HU, (start, end, radius + 2.0), soft)
+    for piece in pieces:
+        _tube(hu, points, AIR_HU + 10.0, piece, soft)
+
+
+def _tube(hu: Floats, points: Floats, value: float, piece: Tube, soft: float) -> None:
+    """Paint a capsule where it can reach."""
+    start, end, radius = piece
+    low, high = np.minimum(start, end) - radius - soft, np.maximum(start, end) + radius + soft
+    near = ((points > low.astype(points.dtype)) & (points < high.astype(points.dtype))).all(axis=-1)
+    if near.any():
+        part = hu[near]
+        paint(part, value, capsule(points[near], start, end, radius), soft)
+        hu[near] = part
 
 
 def details(thorax: Thorax, hu: Floats, lattice: Lattice) -> None:
@@ -197,5 +222,5 @@ def details(thorax: Thorax, hu: Floats, lattice: Lattice) -> None:
         radius = nodule.diameter_mm / 2
         box = lattice.box(np.asarray([nodule.centre_mm]), radius + soft)
         if box is not None:
-            distance = np.sqrt(((lattice.points(box) - np.asarray(nodule.centre_mm)) ** 2).sum(axis=-1))
+            distance = norm(lattice.points(box) - np.asarray(nodule.centre_mm))
             paint(hu[box], nodule.hu, radius - distance, soft)
