@@ -15,7 +15,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 
 from models.card import CodedConcept
-from models.vocabulary import Code
+from models.vocabulary import Code, Measurement
 from workers.measure import SegmentMeasures
 from workers.results.request import ComposeRequest
 from workers.results.segments import Segment
@@ -39,21 +39,25 @@ def pair(request: ComposeRequest, segment: Segment, measures: SegmentMeasures, s
         segment_number=segment.number,
         source_series=sr.SourceSeriesForSegmentation(source.SeriesInstanceUID),
     )
-    numbers = [
-        sr.Measurement(
-            name=_code(entry.concept),
-            value=_plain(entry.value),
-            unit=_code(entry.unit),
-            derivation=_code(entry.derivation) if entry.derivation else None,
-        )
-        for entry in measures.measurements
-    ]
+    numbers = [_number(entry) for entry in measures.measurements]
     return (
         sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             referenced_segment=reference, measurements=numbers or None, **_shared(request, segment)
         ),
         sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=outline, **_shared(request, segment)),
     )
+
+
+def _number(entry: Measurement) -> sr.Measurement:
+    derivation = _code(entry.derivation) if entry.derivation else None
+    measurement = sr.Measurement(name=_code(entry.concept), value=entry.value, unit=_code(entry.unit), derivation=derivation)
+    _shorten(measurement[0], entry.value)
+    return measurement
+
+
+def _shorten(item: Dataset, value: float) -> None:
+    """Send 12 for 12.0: a viewer shows the digits that it gets."""
+    item.MeasuredValueSequence[0].NumericValue = str(int(value)) if float(value).is_integer() else str(value)
 
 
 def _shared(request: ComposeRequest, segment: Segment) -> dict[str, Any]:
@@ -81,9 +85,8 @@ def _site(segment: Segment) -> sr.FindingSite:
 def bare_numbers(segment: Segment, measures: SegmentMeasures) -> Iterator[sr.NumContentItem]:
     """Give the numbers of an organ for a report without groups, each with the organ as its site."""
     for entry in measures.measurements:
-        item = sr.NumContentItem(
-            name=_code(entry.concept), value=_plain(entry.value), unit=_code(entry.unit), relationship_type="CONTAINS"
-        )
+        item = sr.NumContentItem(name=_code(entry.concept), value=entry.value, unit=_code(entry.unit), relationship_type="CONTAINS")
+        _shorten(item, entry.value)
         item.ContentSequence = sr.ContentSequence([_site(segment)])
         yield item
 
@@ -100,11 +103,6 @@ def library_entry(request: ComposeRequest, first: Dataset, index: int) -> Datase
     between_mm = request.prediction.grid.spacing_mm[0]
     entry.SliceThickness = float(source.get("SliceThickness") or between_mm)
     return entry
-
-
-def _plain(value: float) -> float:
-    """Give 12 for 12.0: a viewer shows the digits that are sent."""
-    return int(value) if float(value).is_integer() else value
 
 
 def _code(code: Code | CodedConcept) -> PydicomCode:

@@ -30,7 +30,9 @@ def sr_description(request: ComposeRequest, segments: tuple[Segment, ...]) -> st
         head = ", ".join(f"{label}: {count} marked" for label, count in _counts(segments).items()) or f"No {_sought(request)} marked"
     else:
         head = ", ".join(f"{segment.name} {_ml(request, segment)}" for segment in segments) or "Nothing segmented"
-    return _cut(_cut(head, "", 48), _cut(f" - AI {model.name}", " unverified", DESCRIPTION_CHARACTERS - len(_cut(head, "", 48))))
+    tail = f" - AI {model.name} unverified"
+    whole = f"{head} - AI {model.name} {model.version} unverified"
+    return ascii_only(whole) if len(whole) <= DESCRIPTION_CHARACTERS else _cut(head, tail)
 
 
 def content_label(request: ComposeRequest) -> str:
@@ -76,6 +78,6 @@ def _ml(request: ComposeRequest, segment: Segment) -> str:
     return f"{volume_ml:.0f} mL" if volume_ml >= 10 else f"{volume_ml:.1f} mL"
 
 
-def _cut(text: str, tail: str, characters: int = DESCRIPTION_CHARACTERS) -> str:
+def _cut(text: str, tail: str) -> str:
     """Shorten the text, never the tail, to fit together."""
-    return ascii_only(text[: max(0, characters - len(tail))].rstrip() + tail)
+    return ascii_only(text[: DESCRIPTION_CHARACTERS - len(tail)].rstrip() + tail)

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import config
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from models.card import Card, ShelvedCard
@@ -96,7 +99,8 @@ class Scan:
         place = np.array(self.corner_mm) + index * self.spacing_mm[0] * self.through
         source.ImagePositionPatient = [f"{part:.10g}" for part in place]
         for keyword, value in changes.items():
-            setattr(source, keyword, value)
+            # Unvalidated: images hold what they hold.
+            source.add(DataElement(tag_for_keyword(keyword) or 0, dictionary_VR(keyword), value, validation_mode=config.IGNORE))
         return source
 
 
