@@ -26,6 +26,7 @@ from node.errors import Refused, Retryable
 log = journal.get("archive")
 
 _MAX_PDU_BYTES = 131072
+_ENDING_S = 5.0
 _VERIFICATION = "1.2.840.10008.1.1"
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # Study Root
 _MOVE = "1.2.840.10008.5.1.4.1.2.2.2"  # Study Root
@@ -100,9 +101,14 @@ class Archive:
     def stop(self) -> None:
         """Close the port and every association; files stay."""
         self._reporter.stop()
-        if self._server is not None:
-            self._ae.shutdown()
-            self._server = None
+        if self._server is None:
+            return
+        self._server.shutdown()
+        self._server = None
+        for association in self._ae.active_associations:
+            if association.is_established:  # aborting one that is ending by itself trips its state machine
+                association.abort()
+            association.join(_ENDING_S)
 
     def __enter__(self) -> Self:
         """Start."""

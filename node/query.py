@@ -1,0 +1,74 @@
+"""Ask an archive what it holds: C-FIND SCU of the Study Root model. Ref: PS3.4 C.4.1, C.6.2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydicom import Dataset
+from pynetdicom.presentation import build_context
+
+from node.errors import Refused, Retryable
+from node.peers import association
+from node.settings import Peer, Settings
+
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+_PENDING = frozenset({0xFF00, 0xFF01})
+
+
+def instances_present(settings: Settings, peer: Peer, study_uid: str, series_of: Mapping[str, str]) -> set[str]:
+    """Give those SOP Instance UIDs that the peer says it holds; `series_of` maps each one asked for to its series.
+
+    One IMAGE level query a series: an archive without relational queries wants study and series named.
+    Raises Retryable when the peer does not answer, Refused when it will not.
+    """
+    found: set[str] = set()
+    with association(settings, peer, [build_context(STUDY_ROOT_FIND)]) as open_association:
+        for series_uid in sorted(set(series_of.values())):
+            answers = _find(
+                open_association, "IMAGE", StudyInstanceUID=study_uid, SeriesInstanceUID=series_uid, SOPInstanceUID="", InstanceNumber=""
+            )
+            found.update(_texts(answers, "SOPInstanceUID"))
+    return found & set(series_of)
+
+
+def series_counts(settings: Settings, peer: Peer, study_uid: str) -> dict[str, int | None]:
+    """Give the peer's count of instances of each series of a study; None where it does not count.
+
+    Raises Retryable when the peer does not answer, Refused when it will not. Ref: PS3.4 C.3.4, (0020,1209)
+    """
+    with association(settings, peer, [build_context(STUDY_ROOT_FIND)]) as open_association:
+        answers = list(
+            _find(open_association, "SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", NumberOfSeriesRelatedInstances=None)
+        )
+    counts: dict[str, int | None] = {}
+    for answer in answers:
+        count = answer.get("NumberOfSeriesRelatedInstances")
+        if "SeriesInstanceUID" in answer:
+            counts[str(answer.SeriesInstanceUID)] = None if count in (None, "") else int(count)
+    return counts
+
+
+def _find(open_association: Any, level: str, **keys: str | None) -> Iterator[Dataset]:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(identifier, keyword, value)
+    try:
+        for status, answer in open_association.send_c_find(identifier, STUDY_ROOT_FIND):
+            code = status.get("Status")
+            if code is None:
+                raise Retryable("the association was lost while the archive answered a query")
+            if code in _PENDING:
+                if answer is not None:
+                    yield answer
+            elif code in range(0xA700, 0xA800):
+                raise Retryable(f"the archive is out of resources for a query (status {code:04X})")
+            elif code != 0x0000:
+                raise Refused(f"the archive refuses the query (status {code:04X})")
+    except ValueError as error:  # no accepted context
+        raise Refused("the archive does not offer Study Root queries (C-FIND)") from error
+
+
+def _texts(answers: Iterable[Dataset], keyword: str) -> set[str]:
+    return {str(answer[keyword].value) for answer in answers if keyword in answer}
