@@ -9,7 +9,7 @@ from typing import Any
 from node.ledger import Ledger, instances, jobs, revisions
 from node.ledger.jobs import Claim
 from node.settings import AssemblySection
-from node.study import Instance, Job, JobPlan, Mode, Parcel, ParcelObject, Plan, Stage
+from node.study import Declined, Instance, Job, JobPlan, Mode, Parcel, ParcelObject, Plan, Stage
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -67,6 +67,11 @@ def job_plan(job_id: str, inputs: Sequence[str], **changes: Any) -> JobPlan:
         "destinations": ("archive",),
     }
     return JobPlan(**fields | changes)
+
+
+def declined(series: str, reason: str) -> Declined:
+    """Make routing's reason for one series."""
+    return Declined(series_instance_uid=series, model="chest-ct", reason=reason)
 
 
 def freeze(ledger: Ledger, study: str = "1.2.3") -> revisions.Revision:
