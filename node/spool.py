@@ -113,12 +113,26 @@ class Spool:
 
     def scan(self) -> Iterator[Instance]:
         """Read every instance of incoming/ from its file; what cannot be read is journalled and left alone."""
+        for path in self.paths():
+            instance = self.read(path)
+            if instance is not None:
+                yield instance
+
+    def paths(self) -> Iterator[str]:
+        """Give the paths, relative to the data folder, of every file of incoming/."""
         for folder in sorted(self._incoming.iterdir()):
             for path in sorted(folder.glob("*.dcm")):
-                try:
-                    yield read_instance(path, root=self.data_dir)
-                except (Refused, OSError) as error:
-                    _log.error("spool.unreadable", file=path.name, reason=str(error))
+                yield f"incoming/{folder.name}/{path.name}"
+
+    def read(self, path: str) -> Instance | None:
+        """Read one instance by its relative path; None when it has gone or, journalled, when it cannot be read."""
+        try:
+            return read_instance(self.data_dir / path, root=self.data_dir)
+        except FileNotFoundError:
+            return None
+        except (Refused, OSError) as error:
+            _log.error("spool.unreadable", file=path, reason=str(error))
+            return None
 
     def remove(self, path: str) -> None:
         """Remove an instance's file by its path relative to the data folder; one that is gone is no error."""

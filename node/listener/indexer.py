@@ -1,0 +1,116 @@
+"""Write received instances to the ledger, in batches, behind the acknowledgement's back.
+
+The spool is the truth: what is not indexed when the process ends is found again in incoming/ at the next start.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from itertools import islice
+
+import sqlalchemy as sa
+
+from node import journal
+from node.ledger import Ledger, instances
+from node.ledger.schema import INSTANCES
+from node.spool import Spool
+from node.study import Instance
+
+log = journal.get("indexer")
+
+BATCH, BATCH_WAIT_S = 200, 0.05
+QUEUE_MAX = 50_000  # beyond it instances are left to a rescan, not to memory
+RETRY_FIRST_S, RETRY_MAX_S = 0.1, 10.0
+
+
+class Indexer(threading.Thread):
+    """The one writer of the instance index in this process. A ledger that fails is tried for ever, with back-off."""
+
+    def __init__(self, ledger: Ledger, spool: Spool) -> None:
+        super().__init__(name="indexer", daemon=True)
+        self._ledger = ledger
+        self._spool = spool
+        self._queue: queue.Queue[Instance] = queue.Queue(QUEUE_MAX)
+        self._rescan = threading.Event()
+        self._rescan.set()
+        self._ending = threading.Event()
+        self.indexed = 0
+
+    def put(self, instance: Instance) -> None:
+        """Queue an instance; never blocks."""
+        try:
+            self._queue.put_nowait(instance)
+        except queue.Full:
+            self._rescan.set()
+
+    @property
+    def waiting(self) -> int:
+        """Give how many instances are not indexed yet."""
+        return self._queue.qsize()
+
+    def run(self) -> None:
+        """Index what the last run left in incoming/, then what arrives, until stop()."""
+        while not self._ending.is_set() or not self._queue.empty():
+            if self._rescan.is_set() and not self._ending.is_set():
+                self._rescan.clear()
+                self._index_incoming()
+            batch = self._batch()
+            if batch and not self._write(batch):
+                return
+
+    def stop(self, within_s: float = 10) -> None:
+        """Write what is queued, then end; what a failing ledger does not take is left to the next start."""
+        self._ending.set()
+        self.join(within_s)
+
+    def _batch(self) -> list[Instance]:
+        try:
+            batch = [self._queue.get(timeout=BATCH_WAIT_S)]
+        except queue.Empty:
+            return []
+        until = time.monotonic() + BATCH_WAIT_S
+        while len(batch) < BATCH and (left_s := until - time.monotonic()) > 0:
+            try:
+                batch.append(self._queue.get(timeout=left_s))
+            except queue.Empty:
+                break
+        return batch
+
+    def _write(self, batch: list[Instance]) -> bool:
+        """Index a batch, however often it takes; False when the process ends first."""
+        wait_s = RETRY_FIRST_S
+        while True:
+            try:
+                instances.index(self._ledger, batch)
+            except Exception as error:  # noqa: BLE001 -- whatever the database says, the files are safe
+                log.error("index.failed", error=type(error).__name__, waiting=self.waiting + len(batch), retry_s=wait_s)  # noqa: TRY400 -- a traceback's SQL shows values
+                if self._ending.wait(wait_s):
+                    return False
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+            else:
+                self.indexed += len(batch)
+                return True
+
+    def _index_incoming(self) -> None:
+        """Index the files of incoming/ that the ledger does not know: only those are read."""
+        begin, count = time.monotonic(), 0
+        paths = self._spool.paths()
+        while batch := list(islice(paths, BATCH)):
+            unknown = self._unknown(batch)
+            found = [instance for instance in map(self._spool.read, unknown) if instance is not None]
+            if found and not self._write(found):
+                return
+            count += len(found)
+        log.info("index.rescanned", instances=count, seconds=round(time.monotonic() - begin, 3))
+
+    def _unknown(self, paths: list[str]) -> list[str]:
+        query = sa.select(INSTANCES.c.path).where(INSTANCES.c.path.in_(paths), ~INSTANCES.c.removed)
+        try:
+            with self._ledger.reading() as connection:
+                known = set(connection.scalars(query))
+        except Exception as error:  # noqa: BLE001 -- indexing is idempotent: in doubt all of them
+            log.error("index.failed", error=type(error).__name__, waiting=self.waiting, retry_s=0)  # noqa: TRY400 -- as above
+            return paths
+        return [path for path in paths if path not in known]
