@@ -1,0 +1,118 @@
+"""Parcels with real files, settings with peers and the claims to send them: what tests of delivery start from."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pynetdicom import AE, evt
+
+from node import commitment
+from node.ledger import Ledger, deliveries, instances, jobs
+from node.ledger.deliveries import DeliveryClaim
+from node.settings import NodeSection, Peer, Settings
+from node.study import Delivery, Parcel, ParcelObject
+from tests.node.archive_files import image, write
+from tests.node.work import at_compose, job_plan, planned, slices
+
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+SR = "1.2.840.10008.5.1.4.1.1.88.33"
+EXPLICIT = "1.2.840.10008.1.2.1"
+LEASE_S = 8.0
+
+
+def settings_for(ledger: Ledger, *peers: Peer) -> Settings:
+    """Give settings of a node with this ledger's data folder; waits are short."""
+    node = NodeSection(data_dir=ledger.data_dir, association_timeout_s=5, network_timeout_s=5)
+    return Settings(node=node, peers=peers)
+
+
+def peer_at(port: int, **changes: Any) -> Peer:
+    """Give the settings of an archive on loopback, which may be asked nothing unless `changes` say so."""
+    return Peer(**{"name": "archive", "ae_title": "PACS", "host": "127.0.0.1", "port": port} | changes)
+
+
+def written(ledger: Ledger, *destinations: str, job_id: str = "job-1") -> Parcel:
+    """Bring a job to WRITTEN with a parcel of two files, a SEG and an SR class, and its deliveries."""
+    study_uid = f"1.2.3.{int.from_bytes(job_id.encode(), 'big')}"
+    stack = slices(3, study=study_uid, series=f"{study_uid}.1")
+    instances.index(ledger, stack)
+    inputs = [entry.sop_instance_uid for entry in stack]
+    planned(ledger, job_plan(job_id, inputs, study_instance_uid=study_uid, destinations=destinations or ("archive",)), study=study_uid)
+    job = jobs.get(ledger, job_id)
+    objects = []
+    for number, (kind, sop_class) in enumerate((("seg", SEG), ("sr", SR)), start=1):
+        dataset = image(job.study_instance_uid, f"{job.study_instance_uid}.{number}", sop_class=sop_class)
+        path = Path("parcels") / job_id / f"{kind}.dcm"
+        content = write(dataset, ledger.data_dir / path).read_bytes()
+        objects.append(
+            ParcelObject(
+                kind=kind,
+                sop_class_uid=sop_class,
+                sop_instance_uid=str(dataset.SOPInstanceUID),
+                series_instance_uid=str(dataset.SeriesInstanceUID),
+                transfer_syntax_uid=EXPLICIT,
+                path=str(path),
+                sha256=hashlib.sha256(content).hexdigest(),
+            )
+        )
+    parcel = Parcel(
+        job_id=job_id,
+        generation=job.generation,
+        study_instance_uid=job.study_instance_uid,
+        profile_digest="p",
+        summary="1 nodule",
+        objects=tuple(objects),
+    )
+    assert jobs.written(ledger, at_compose(ledger, job), parcel, job.destinations)
+    return parcel
+
+
+def claim_of(ledger: Ledger, parcel: Parcel, destination: str = "archive") -> DeliveryClaim:
+    """Claim the delivery of a parcel to a destination."""
+    claim = deliveries.claim(ledger, jobs.delivery_id(parcel.job_id, parcel.generation, destination), LEASE_S)
+    assert claim is not None
+    return claim
+
+
+def state_of(ledger: Ledger, parcel: Parcel, destination: str = "archive") -> Delivery:
+    """Give the delivery of a parcel to a destination."""
+    return deliveries.get(ledger, jobs.delivery_id(parcel.job_id, parcel.generation, destination))
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Where reports arrive, and the statuses they were answered with."""
+
+    port: int
+    statuses: list[int]
+    arrived: threading.Event
+
+
+@contextmanager
+def reports_to(ledger: Ledger, ae_title: str = "OVERREAD") -> Iterator[Reports]:
+    """Run an SCP that hands reports on new associations to node.commitment, as the node's listener does."""
+    statuses: list[int] = []
+    arrived = threading.Event()
+
+    def take(event: Any) -> tuple[int, None]:
+        statuses.append(commitment.on_report(ledger, event.request.EventTypeID, event.event_information))
+        arrived.set()
+        return statuses[-1], None
+
+    ae = AE(ae_title=ae_title)
+    ae.require_called_aet = True
+    ae.add_supported_context(commitment.PUSH_MODEL, scu_role=True, scp_role=True)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, take)])
+    assert server is not None
+    try:
+        yield Reports(server.socket.getsockname()[1], statuses, arrived)
+    finally:
+        server.shutdown()
+        for link in ae.active_associations:
+            link.join(5)
