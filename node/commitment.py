@@ -100,29 +100,39 @@ def on_report(ledger: Ledger, event_type: int, information: Dataset | None) -> i
 
 
 def sweep(settings: Settings, ledger: Ledger, now: float) -> int:
-    """Look after SENT deliveries whose time is up; returns how many. Several processes may sweep at once."""
+    """Look after SENT deliveries whose time is up; returns how many. Several processes may sweep at once.
+
+    It waits for the peers it asks, for a dead one `association_timeout_s` once: run it in a thread of its own.
+    """
     timeouts = {peer.name: peer.commitment_timeout_s for peer in settings.peers}
+    away: set[str] = set()
     count = 0
     for delivery in deliveries.waiting_for_commitment(ledger, now, timeouts):
-        if deliveries.checked(ledger, delivery, now - timeouts.get(delivery.destination, 0.0)):
-            chase(settings, ledger, delivery)
+        destination = delivery.destination
+        if destination not in away and deliveries.checked(ledger, delivery, now - timeouts.get(destination, 0.0)):
             count += 1
+            if not chase(settings, ledger, delivery):
+                away.add(destination)
     return count
 
 
-def chase(settings: Settings, ledger: Ledger, delivery: Delivery) -> None:
-    """Take the next step for a SENT delivery without a report: ask again, prove, or give up with an alert."""
+def chase(settings: Settings, ledger: Ledger, delivery: Delivery) -> bool:
+    """Take the next step for a SENT delivery without a report: ask again, prove, or give up with an alert.
+
+    False: the peer could not be asked; the delivery stays SENT.
+    """
     try:
         peer = settings.peer(delivery.destination)
         asks = len(deliveries.transactions(ledger, delivery.delivery_id))
         if peer.storage_commitment and asks < ASKS_MAX:
-            ask(settings, ledger, delivery)
-        else:
-            prove(settings, ledger, delivery)
-    except Retryable as error:  # the ledger or the archive is away: the next sweep looks again
+            return ask(settings, ledger, delivery)
+        prove(settings, ledger, delivery)
+    except Retryable as error:  # the ledger or the archive is away: a later sweep looks again
         log.warning("commitment.unproven", alert=True, delivery=delivery.delivery_id, destination=delivery.destination, reason=error.reason)
+        return False
     except OverreadError as error:
         _give_up(ledger, delivery, error.reason)
+    return True
 
 
 def prove(settings: Settings, ledger: Ledger, delivery: Delivery, *, final: bool = True) -> bool:

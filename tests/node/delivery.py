@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pynetdicom import AE, evt
+import sqlalchemy as sa
 
-from node import commitment
 from node.ledger import Ledger, deliveries, instances, jobs
 from node.ledger.deliveries import DeliveryClaim
+from node.ledger.schema import DELIVERIES
 from node.settings import NodeSection, Peer, Settings
 from node.study import Delivery, Parcel, ParcelObject
 from tests.node.archive_files import image, write
@@ -85,34 +81,9 @@ def state_of(ledger: Ledger, parcel: Parcel, destination: str = "archive") -> De
     return deliveries.get(ledger, jobs.delivery_id(parcel.job_id, parcel.generation, destination))
 
 
-@dataclass(frozen=True, slots=True)
-class Reports:
-    """Where reports arrive, and the statuses they were answered with."""
-
-    port: int
-    statuses: list[int]
-    arrived: threading.Event
-
-
-@contextmanager
-def reports_to(ledger: Ledger, ae_title: str = "OVERREAD") -> Iterator[Reports]:
-    """Run an SCP that hands reports on new associations to node.commitment, as the node's listener does."""
-    statuses: list[int] = []
-    arrived = threading.Event()
-
-    def take(event: Any) -> tuple[int, None]:
-        statuses.append(commitment.on_report(ledger, event.request.EventTypeID, event.event_information))
-        arrived.set()
-        return statuses[-1], None
-
-    ae = AE(ae_title=ae_title)
-    ae.require_called_aet = True
-    ae.add_supported_context(commitment.PUSH_MODEL, scu_role=True, scp_role=True)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, take)])
-    assert server is not None
-    try:
-        yield Reports(server.socket.getsockname()[1], statuses, arrived)
-    finally:
-        server.shutdown()
-        for link in ae.active_associations:
-            link.join(5)
+def proof_of(ledger: Ledger, parcel: Parcel, destination: str = "archive") -> str | None:
+    """Read the proof of a delivery from its row: it is for people, no code reads it back."""
+    mine = DELIVERIES.c.delivery_id == jobs.delivery_id(parcel.job_id, parcel.generation, destination)
+    with ledger.reading() as connection:
+        proof: str | None = connection.execute(sa.select(DELIVERIES.c.proof).where(mine)).scalar_one()
+    return proof

@@ -15,7 +15,7 @@ from node.archive.holdings import data_set_of
 from node.ledger import Ledger, deliveries
 from node.study import DeliveryState, Parcel
 from tests.node.conftest import Clock
-from tests.node.delivery import SEG, SR, claim_of, peer_at, settings_for, state_of, written
+from tests.node.delivery import SEG, SR, claim_of, peer_at, proof_of, settings_for, state_of, written
 from tests.real.processes import free_port
 
 
@@ -64,15 +64,6 @@ def test_a_parcel_arrives_byte_for_byte_in_its_order(ledger: Ledger, archive: Ar
         assert data_set_of(kept) == data_set_of(ledger.data_dir / entry.path)
     assert state_of(ledger, parcel).state is DeliveryState.ACCEPTED
     assert proof_of(ledger, parcel) == "C-STORE responses only"
-
-
-def proof_of(ledger: Ledger, parcel: Parcel) -> str | None:
-    """Read the proof from the ledger's table."""
-    from node.ledger.schema import DELIVERIES  # noqa: PLC0415 -- no public reader of one column
-
-    with ledger.reading() as connection:
-        proofs = dict(connection.execute(DELIVERIES.select().with_only_columns(DELIVERIES.c.delivery_id, DELIVERIES.c.proof)).all())  # type: ignore[arg-type]
-    return proofs[state_of(ledger, parcel).delivery_id]
 
 
 def test_a_query_proves_what_an_archive_without_commitment_holds(ledger: Ledger, archive: Archive) -> None:
