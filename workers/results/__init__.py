@@ -13,7 +13,7 @@ from workers.results.identity import profile_digest
 from workers.results.request import ComposedObject, ComposeRequest
 from workers.results.segments import plan
 
-__all__ = ["Composed", "ComposeRequest", "ComposedObject", "compose", "profile_digest"]
+__all__ = ["ComposeRequest", "Composed", "ComposedObject", "compose", "profile_digest"]
 
 
 class Composed(NamedTuple):

@@ -33,6 +33,7 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     uids = [uid for dataset in read.values() for uid in (dataset.SOPInstanceUID, dataset.SeriesInstanceUID)]
     if len(set(uids)) != len(uids) or set(uids) & {source.SOPInstanceUID for source in request.sources}:
         raise Refused("two objects of the result share a UID")
+    _check_sources(request)
     for kind, dataset in read.items():
         _check_header(request, kind, dataset)
     numbers = check_seg.verify(request, read.get("seg"))
@@ -51,12 +52,15 @@ def _read(entry: ComposedObject) -> Dataset:
     return dataset
 
 
+def _check_sources(request: ComposeRequest) -> None:
+    """Look at every slice, because one of another patient among them must not pass."""
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        if len({_text(source, keyword) for source in request.sources}) > 1:
+            raise Refused(f"the source images do not agree on {keyword}")
+
+
 def _check_header(request: ComposeRequest, kind: str, dataset: Dataset) -> None:
-    """Compare with every source slice, because one slice of another patient among them must not pass."""
-    for source in request.sources:
-        for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-            if _text(source, keyword) != _text(request.sources[0], keyword):
-                raise Refused(f"the source images do not agree on {keyword}")
+    """Compare who and which study it is, and look at our own words."""
     first = request.sources[0]
     for keyword in IDENTITY:
         if _text(dataset, keyword) != _text(first, keyword) and not (keyword == "TimezoneOffsetFromUTC" and keyword not in dataset):

@@ -1,4 +1,7 @@
-"""Read a SEG back voxel by voxel. Ref: PS3.3 C.8.20.2; PS3.5 8.1.1 (bits run from the least significant upwards)"""
+"""Read a SEG back voxel by voxel.
+
+Ref: PS3.3 C.8.20.2; PS3.5 8.1.1 (bits run from the least significant upwards)
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,8 @@ def _wanted(request: ComposeRequest) -> list[tuple[str, NDArray[np.bool_]]]:
     organs = [(part.label, prediction.labels == part.index) for part in card.output.labels if part.kind == "organ"]
     wanted = [(label, voxels) for label, voxels in organs if voxels.any()]
     if prediction.instances is not None:
-        for finding in sorted(prediction.findings, key=lambda entry: entry.number):
-            wanted.append((card.label(finding.label).label, prediction.instances == finding.number))
+        findings = sorted(prediction.findings, key=lambda entry: entry.number)
+        wanted += [(card.label(finding.label).label, prediction.instances == finding.number) for finding in findings]
     return wanted
 
 

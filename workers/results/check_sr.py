@@ -1,4 +1,7 @@
-"""Read an SR back: its groups, references, numbers and outlines. Ref: PS3.16 TID 1500; docs/results.md"""
+"""Read an SR back: its groups, references, numbers and outlines.
+
+Ref: PS3.16 TID 1500; docs/results.md
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,8 @@ def _check_item(item: Dataset) -> None:
     if item.ValueType == "NUM":
         measured = item.MeasuredValueSequence[0]
         value = float(measured.NumericValue)
-        if not math.isfinite(value) or abs(float(measured.get("FloatingPointValue", value)) - value) > 1e-6 * max(1.0, abs(value)):
+        exact = float(measured.get("FloatingPointValue", value))
+        if not math.isfinite(exact) or not math.isclose(value, exact, rel_tol=1e-6, abs_tol=1e-6):
             raise Refused("a number of the SR is not a number")
         if _name(item) == PROBABILITY_OF_CANCER:
             raise Refused("a number of the SR is called probability of cancer, which no model here gives")
@@ -69,11 +73,11 @@ def _check_pairs(request: ComposeRequest, groups: list[Dataset], seg: Dataset, v
     """Look for exactly one volume group and one outline group for each segment, and for none besides."""
     found: dict[tuple[str, str], list[Dataset]] = {}
     for group in groups:
-        tracking = [str(item.UID) for item in group.ContentSequence if _name(item) == TRACKING]
+        uids = [str(item.UID) for item in group.ContentSequence if _name(item) == TRACKING]
         names = {_name(item) for item in group.ContentSequence}
-        if len(tracking) != 1 or (SEGMENT in names) == (REGION in names):
+        if len(uids) != 1 or (SEGMENT in names) == (REGION in names):
             raise Refused("a group of the SR has no tracking UID, or is neither numbers nor outline")
-        found.setdefault((tracking[0], "A" if SEGMENT in names else "B"), []).append(group)
+        found.setdefault((uids[0], "A" if SEGMENT in names else "B"), []).append(group)
     wanted = {(str(item.TrackingUID), form) for item in seg.SegmentSequence for form in "AB"}
     if set(found) != wanted or any(len(members) != 1 for members in found.values()):
         raise Refused("the SR has not one group of numbers and one outline for each segment")

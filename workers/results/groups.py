@@ -11,7 +11,6 @@ from typing import Any
 
 from highdicom import sr
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 
 from models.card import CodedConcept
@@ -107,5 +106,3 @@ def library_entry(request: ComposeRequest, first: Dataset, index: int) -> Datase
 
 def _code(code: Code | CodedConcept) -> PydicomCode:
     return PydicomCode(code.value, code.scheme, code.meaning)
-
-

@@ -1,8 +1,11 @@
-"""What every object carries: patient and study from the source, equipment and dates of our own. Ref: PS3.3 C.7, C.12.1"""
+"""What every object carries: patient and study from the source, equipment and dates of our own.
+
+Ref: PS3.3 C.7, C.12.1
+"""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.metadata
 from collections.abc import Iterable
 from copy import deepcopy
@@ -14,6 +17,7 @@ from pydicom import config, dcmwrite
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import UID
 from pydicom.valuerep import validate_value
 
 from models.card import ascii_only
@@ -29,9 +33,10 @@ REQUIRED = (
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
 )
 # Kept verbatim even where they break a rule: an archive that took the images knows the patient and the order by them.
-VERBATIM = frozenset({"PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "StudyID", "AccessionNumber", "SpecificCharacterSet"})
+VERBATIM = frozenset(
+    {"PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "StudyID", "AccessionNumber", "SpecificCharacterSet"}
+)
 TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
-NO_OFFSET = datetime.timedelta(0)
 
 
 def donor(source: Dataset) -> Dataset:
@@ -56,7 +61,10 @@ def donor(source: Dataset) -> Dataset:
 
 
 def _valid(element: DataElement) -> bool:
-    """Tell whether a value obeys its VR. Ref: PS3.5 6.2"""
+    """Tell whether a value obeys its VR.
+
+    Ref: PS3.5 6.2
+    """
     if element.VR == "SQ":
         return all(_valid(inner) for item in element.value for inner in item)
     if element.VR not in TEXT_VRS:
@@ -70,10 +78,10 @@ def _valid(element: DataElement) -> bool:
     return True
 
 
-def software_versions(request: ComposeRequest) -> list[str]:
+def software_versions(request: ComposeRequest) -> tuple[str, ...]:
     """Give node and model, each with its version."""
     model = request.card.card.model
-    return [f"overread {importlib.metadata.version('overread')}", f"{model.name} {model.version}"]
+    return f"overread {importlib.metadata.version('overread')}", f"{model.name} {model.version}"
 
 
 def equipment(request: ComposeRequest) -> list[highdicom.ContributingEquipment]:
@@ -96,16 +104,7 @@ def equipment(request: ComposeRequest) -> list[highdicom.ContributingEquipment]:
 def finish(dataset: Dataset, request: ComposeRequest, kind: str) -> None:
     """Put in everything that neither a clock nor chance may decide, and what highdicom has no argument for."""
     source = request.sources[0]
-    moment = moment_of(request)
-    for keyword in ("InstanceCreationDate", "ContentDate", "SeriesDate"):
-        setattr(dataset, keyword, f"{moment:%Y%m%d}")
-    for keyword in ("InstanceCreationTime", "ContentTime", "SeriesTime"):
-        setattr(dataset, keyword, f"{moment:%H%M%S.%f}")
-    if offset := _offset_of(source):
-        dataset.TimezoneOffsetFromUTC = offset
-    for item in dataset.ContributingEquipmentSequence:
-        if item.PurposeOfReferenceCodeSequence[0].CodeValue != codes.DCM.AcquisitionEquipment.value:
-            item.ContributionDateTime = f"{moment:%Y%m%d%H%M%S.%f%z}"
+    _set_dates(dataset, request)
     dimension = identity.object_uid(request, kind, "dimension")
     for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in dataset.get(sequence, ()):
@@ -117,18 +116,31 @@ def finish(dataset: Dataset, request: ComposeRequest, kind: str) -> None:
         dataset.InstitutionName = ascii_only(request.settings.institution)[:64]
 
 
-def moment_of(request: ComposeRequest) -> datetime.datetime:
+def _set_dates(dataset: Dataset, request: ComposeRequest) -> None:
+    moment = moment_of(request)
+    for keyword in ("InstanceCreationDate", "ContentDate", "SeriesDate"):
+        setattr(dataset, keyword, f"{moment:%Y%m%d}")
+    for keyword in ("InstanceCreationTime", "ContentTime", "SeriesTime"):
+        setattr(dataset, keyword, f"{moment:%H%M%S.%f}")
+    if offset := _offset_of(request.sources[0]):
+        dataset.TimezoneOffsetFromUTC = offset
+    for item in dataset.ContributingEquipmentSequence:
+        if item.PurposeOfReferenceCodeSequence[0].CodeValue != codes.DCM.AcquisitionEquipment.value:
+            item.ContributionDateTime = f"{moment:%Y%m%d%H%M%S.%f%z}"
+
+
+def moment_of(request: ComposeRequest) -> dt.datetime:
     """Give the job's moment in the source's time zone where it names one, else in UTC.
 
     TimezoneOffsetFromUTC holds for every date of an object, the copied study date too. So it is taken over from the
     source or left out, never added; date-times of our own carry their offset themselves. Ref: PS3.3 C.12.1.1.8
     """
     offset = _offset_of(request.sources[0])
-    zone = datetime.UTC
+    zone = dt.UTC
     if offset:
         sign = -1 if offset[0] == "-" else 1
-        zone = datetime.timezone(sign * datetime.timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5])))
-    return datetime.datetime.fromtimestamp(request.job.created_at, zone)
+        zone = dt.timezone(sign * dt.timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5])))
+    return dt.datetime.fromtimestamp(request.job.created_at, zone)
 
 
 def _offset_of(source: Dataset) -> str | None:
@@ -145,7 +157,7 @@ def encode(dataset: Dataset, kind: str) -> ComposedObject:
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = "OVERREAD"
     dataset.file_meta = meta
     buffer = BytesIO()

@@ -28,7 +28,7 @@ def uid(root: str | None, *parts: str) -> str:
     room = UID_CHARACTERS - len(root) - 1
     if room < 20:
         raise Misconfigured(f"results.uid_root has {len(root)} characters; at most 43 leave room for our own part")
-    return f"{root}.{number % 10**min(room, 38)}"
+    return f"{root}.{number % 10 ** min(room, 38)}"
 
 
 def profile_digest(settings: ResultsSection) -> str:

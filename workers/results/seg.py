@@ -10,7 +10,7 @@ from __future__ import annotations
 import highdicom
 import numpy as np
 from highdicom.color import CIELabColor
-from highdicom.seg import SegmentDescription, Segmentation
+from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import ExplicitVRLittleEndian
@@ -45,7 +45,7 @@ def build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
         instance_number=1,
         manufacturer=header.MANUFACTURER,
         manufacturer_model_name=header.MANUFACTURER,
-        software_versions=header.software_versions(request),
+        software_versions=header.software_versions(request),  # type: ignore[arg-type]  # means tuple[str, ...]
         device_serial_number=request.settings.installation_id,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         pixel_measures=_pixel_measures(request),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class Segment:
     finding: Finding | None = None
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> tuple[Literal["organ", "finding"], int]:
         """Give the key under which it was measured."""
         return ("organ", self.part.index) if self.finding is None else ("finding", self.finding.number)
 

@@ -1,13 +1,14 @@
-"""The SR: TID 1500 where something is outlined, else a report in words. Ref: PS3.3 A.35.13; PS3.16 TID 1500
+"""The SR: TID 1500 where something is outlined, else a report in words.
 
 A viewer opens a report titled 126000 on the images, and turns black where one of its tracked groups has no outline.
 So that title is used only with groups, each volume group (A) has its outline group (B), and "nothing found" is
 a report of another title, which opens as readable text.
+Ref: PS3.3 A.35.13; PS3.16 TID 1500
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from highdicom import sr
 from pydicom.dataset import Dataset
@@ -24,11 +25,12 @@ from workers.results.segments import Segment
 KIND = "sr"
 TITLE_TEXT = PydicomCode("18748-4", "LN", "Diagnostic imaging report")
 QUALITATIVE = PydicomCode("C0034375", "UMLS", "Qualitative Evaluations")
-PROCEDURES = {
+PROCEDURES: Mapping[str, PydicomCode] = {
     "CT": codes.LN.CTUnspecifiedBodyRegion,
     "MR": codes.LN.MRIUnspecifiedBodyRegion,
     "PT": codes.LN.PETUnspecifiedBodyRegion,
 }
+LANGUAGE = sr.CodedConcept("en-US", "RFC5646", "English (United States)")
 ANY_PROCEDURE = PydicomCode("363679005", "SCT", "Imaging procedure")
 
 
@@ -83,7 +85,7 @@ def _text_report(request: ComposeRequest, measured: Sequence[tuple[Segment, Segm
     """Write a report that opens as text; it claims no template."""
     root = sr.ContainerContentItem(name=TITLE_TEXT, is_content_continuous=False)
     content = sr.ContentSequence(is_root=False)
-    content.extend(sr.LanguageOfContentItemAndDescendants(PydicomCode("en-US", "RFC5646", "English (United States)")))
+    content.extend(sr.LanguageOfContentItemAndDescendants(LANGUAGE))
     content.extend(_observer(request))
     content.append(sr.CodeContentItem(name=codes.DCM.ProcedureReported, value=_procedure(request), relationship_type="HAS CONCEPT MOD"))
     content.append(_evaluations(request, measured, with_numbers=True))
@@ -110,7 +112,10 @@ def _evaluations(
 
 
 def _observer(request: ComposeRequest) -> sr.ObservationContext:
-    """Name this installation as the device that observed. Ref: PS3.16 TID 1004"""
+    """Name this installation as the device that observed.
+
+    Ref: PS3.16 TID 1004
+    """
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=device_uid(request.settings),
         name=wording.model_words(request),

@@ -69,12 +69,7 @@ class Scan:
         """Give the LPS place of every voxel, (z, y, x, 3), written out by PS3.3 C.7.6.2.1.1 and nothing else."""
         z, y, x = np.meshgrid(*(np.arange(size) for size in self.shape), indexing="ij")
         dz, dy, dx = self.spacing_mm
-        return (
-            np.array(self.corner_mm)
-            + x[..., None] * dx * self.row
-            + y[..., None] * dy * self.column
-            + z[..., None] * dz * self.through
-        )
+        return np.array(self.corner_mm) + x[..., None] * dx * self.row + y[..., None] * dy * self.column + z[..., None] * dz * self.through
 
     def sources(self, **changes: Any) -> tuple[Dataset, ...]:
         """Give the headers of the slices."""
@@ -125,7 +120,12 @@ def card(*, finds: bool = True) -> ShelvedCard:
     if finds:
         labels.append(
             {
-                **{"index": 3, "label": "Nodule", "kind": "finding", "region": lung, "cielab": (58, 66, 50), "threshold": 0.5},
+                "index": 3,
+                "label": "Nodule",
+                "kind": "finding",
+                "region": lung,
+                "cielab": (58, 66, 50),
+                "threshold": 0.5,
                 "category": {"scheme": "SCT", "value": "49755003", "meaning": "Morphologically Abnormal Structure"},
                 "type": {"scheme": "SCT", "value": "27925004", "meaning": "Nodule"},
             }
@@ -133,7 +133,14 @@ def card(*, finds: bool = True) -> ShelvedCard:
         measurements.append({"label": 3, "what": ["volume", "diameters", "hu", "probability"]})
     raw = {
         "schema_version": 1,
-        "model": {"name": "lung-test", "version": "1.2.0", "title": "Lung nodules", "licence": "Apache-2.0", "intended_use": "t", "limits": ["t"]},
+        "model": {
+            "name": "lung-test",
+            "version": "1.2.0",
+            "title": "Lung nodules",
+            "licence": "Apache-2.0",
+            "intended_use": "t",
+            "limits": ["t"],
+        },
         "runtime": {"format": "state-dict", "files": {"weights": {"path": "w", "sha256": "ab" * 32}}},
         "inputs": [{"role": "ct", "reference": True, "accept": {"modality": ["CT", "MR"]}}],
         "output": {"kind": "labels", "inverse": "labels-nearest", "labels": labels},
@@ -178,10 +185,21 @@ def _marked(scan: Scan, labels: NDArray[np.uint8], corners: Any) -> tuple[NDArra
 def job(sources: Sequence[Dataset], **changes: Any) -> Job:
     """Give a job row created on 2 January 2025, 11:00:00.5 UTC."""
     row = Job(
-        **{"job_id": "7" * 64, "generation": 1, "study_instance_uid": sources[0].StudyInstanceUID, "revision": 1},
-        **{"model": "lung-test", "version": "1.2.0", "card_digest": "cd" * 32, "priority": 5, "destinations": ("pacs",)},
+        job_id="7" * 64,
+        generation=1,
+        study_instance_uid=sources[0].StudyInstanceUID,
+        revision=1,
+        model="lung-test",
+        version="1.2.0",
+        card_digest="cd" * 32,
+        priority=5,
+        destinations=("pacs",),
         inputs={"ct": tuple(sorted(str(source.SOPInstanceUID) for source in sources))},
-        **{"mode": Mode.LIVE, "state": JobState.RUNNING, "stage": Stage.COMPOSE, "attempt": 1, "fence": 1},
+        mode=Mode.LIVE,
+        state=JobState.RUNNING,
+        stage=Stage.COMPOSE,
+        attempt=1,
+        fence=1,
         created_at=1735815600.5,
     )
     return replace(row, **changes)

@@ -37,7 +37,7 @@ def received(request: ComposeRequest) -> ComposeRequest:
 
 NAMES = {
     "ISO_IR 100": "Müller^Jürgen",
-    "ISO_IR 144": "Люкceмбypг",
+    "ISO_IR 144": "Иванов^Иван",
     "ISO_IR 192": "王^小東=王^小东",
     r"\ISO 2022 IR 87": "Yamada^Tarou=山田^太郎=やまだ^たろう",
     r"\ISO 2022 IR 149": "Hong^Gildong=洪^吉洞=홍^길동",
@@ -159,7 +159,7 @@ def test_a_uuid_derived_uid_is_a_real_uuid() -> None:
 
 
 def test_the_source_headers_are_left_as_they_were() -> None:
-    """compose works on copies; the caller's headers do not change."""
+    """Compose works on copies; the caller's headers do not change."""
     request = scans.request(PatientSex="X")
     before = [source.to_json() for source in request.sources]
     compose(request)
