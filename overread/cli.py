@@ -28,7 +28,8 @@ app.add_typer(models, name="models")
 app.add_typer(ledger, name="ledger")
 
 Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="The settings file; without it ./overread.toml where there is one.", envvar="OVERREAD_CONFIG")
+    Path | None,
+    typer.Option("--config", "-c", help="The settings file; without it ./overread.toml where there is one.", envvar="OVERREAD_CONFIG"),
 ]
 Parent = Annotated[int | None, typer.Option("--parent", hidden=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of words.")]

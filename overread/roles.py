@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from node import journal
+from node.errors import Misconfigured
 from node.settings import Settings
 from overread import processes
 
@@ -44,8 +45,7 @@ def broker(settings: Settings, parent: int | None) -> None:
     processes.hold(run_dir(settings), "broker", wait_s=LOCK_WAIT_S, inherit=True)
     socket, home = socket_path(settings), settings.data_dir / "broker"
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    socket.parent.chmod(0o700)
+    _make_private(socket.parent)
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -60,6 +60,14 @@ def broker(settings: Settings, parent: int | None) -> None:
     }
     processes.say_ready(run_dir(settings), "broker")  # the others wait for its socket by themselves
     os.execv(binary, [str(binary), *(word for key, value in options.items() for word in (f"--{key}", value))])  # noqa: S606
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only we may enter; raises Misconfigured when somebody else's lies there (a shared /tmp)."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise Misconfigured(f"{folder} belongs to another user; remove it, or set a shorter [node] data_dir")
+    folder.chmod(0o700)
 
 
 def listener(settings: Settings, parent: int | None) -> None:

@@ -43,7 +43,9 @@ def devices(wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def _absent(name: str, count: int) -> list[str]:
-    raise Misconfigured(f"[workers] devices names {name!r}, but torch sees {count} CUDA device(s) here; use \"auto\", \"cpu\" or cuda:0..{count - 1}")
+    raise Misconfigured(
+        f'[workers] devices names {name!r}, but torch sees {count} CUDA device(s) here; use "auto", "cpu" or cuda:0..{count - 1}'
+    )
 
 
 def set_threads(threads: int) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 from node import journal
 from node.errors import Retryable
@@ -42,7 +43,7 @@ class Heartbeat:
         self._good_until = 0.0
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Heartbeat:
+    def __enter__(self) -> Self:
         self._good_until = time.monotonic() + self._rhythm.lease_s
         self._thread.start()
         return self

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
@@ -18,12 +19,14 @@ from models import card as cards
 from models.card import ShelvedCard
 from models.vocabulary import Prediction, Volume
 from node import journal, routing
-from node.errors import Misconfigured, Refused, Retryable
+from node.errors import Misconfigured, Refused
 from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
 from node.settings import Settings
 from node.study import Job, JobState, Parcel, ParcelObject, Stage
 from workers import folder, gpu, workspace
-from workers.results.request import ComposedObject
+
+if TYPE_CHECKING:
+    from workers.results import ComposedObject  # highdicom takes seconds to import
 
 log = journal.get("pipeline")
 Guard = Callable[[], None]
@@ -239,6 +242,8 @@ def _headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
 
 def _keep(context: Context, job: Job, composed: Sequence[ComposedObject], summary: str) -> Parcel:
     """Make the composed objects durable and describe them."""
+    from workers.results import profile_digest  # noqa: PLC0415
+
     paths = workspace.keep_parcel(context.settings.data_dir, job, [(entry.kind, entry.dataset_bytes) for entry in composed])
     objects = tuple(
         ParcelObject(
@@ -256,7 +261,7 @@ def _keep(context: Context, job: Job, composed: Sequence[ComposedObject], summar
         job_id=job.job_id,
         generation=job.generation,
         study_instance_uid=job.study_instance_uid,
-        profile_digest=PROFILE_DIGEST,
+        profile_digest=profile_digest(context.settings.results),
         summary=summary,
         objects=objects,
     )

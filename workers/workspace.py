@@ -58,7 +58,9 @@ class Shelf:
             contiguous = np.ascontiguousarray(array)
             np.save(part / f"{key}.npy", contiguous, allow_pickle=False)
             sums[key] = _crc32(contiguous)
-        (part / META).write_text(json.dumps({"generation": self.generation, "crc32": sums, "facts": dict(meta)}, default=_plain), encoding="utf-8")
+        (part / META).write_text(
+            json.dumps({"generation": self.generation, "crc32": sums, "facts": dict(meta)}, default=_plain), encoding="utf-8"
+        )
         target = folder / name
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)

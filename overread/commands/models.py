@@ -20,7 +20,13 @@ def show_all(settings: Settings, *, as_json: bool) -> None:
     shelf = pipeline.known_cards(settings)
     if as_json:
         facts = [
-            {"name": name, "version": entry.card.model.version, "title": entry.card.model.title, "digest": entry.digest, "folder": str(entry.folder)}
+            {
+                "name": name,
+                "version": entry.card.model.version,
+                "title": entry.card.model.title,
+                "digest": entry.digest,
+                "folder": str(entry.folder),
+            }
             for name, entry in shelf.items()
         ]
         print(json.dumps(facts, indent=2))

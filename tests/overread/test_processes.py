@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ CHILD = (
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
+    """Wait until it holds."""
     give_up = time.monotonic() + 20
     while not holds():
         assert time.monotonic() < give_up, what
@@ -39,11 +41,12 @@ def alive(pid: int) -> bool:
 
 
 def role(run_dir: Path, code: str = CHILD) -> processes.Role:
+    """Describe a child that runs the code."""
     return processes.Role(name="child", command=(sys.executable, "-c", code, str(run_dir), str(os.getpid())))
 
 
 def test_a_killed_child_comes_back_and_a_stop_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kill -9 of a child brings a new process; `stop` ends it and takes its ready file away."""
+    """Kill -9 of a child brings a new process; `stop` ends it and takes its ready file away."""
     monkeypatch.chdir(ROOT)
     supervisor = processes.Supervisor([role(tmp_path)], tmp_path)
     told: list[int] = []
@@ -78,7 +81,9 @@ def test_a_child_that_ignores_the_end_is_ended_with_its_own_children(tmp_path: P
     )
     supervisor = processes.Supervisor([role(tmp_path, code)], tmp_path)
     told: list[int] = []
-    thread = threading.Thread(target=supervisor.run, args=(lambda facts: told.extend((facts["child"]["pid"], facts["child"]["grandchild"])),))
+    thread = threading.Thread(
+        target=supervisor.run, args=(lambda facts: told.extend((facts["child"]["pid"], facts["child"]["grandchild"])),)
+    )
     thread.start()
     until(lambda: bool(told), "the child never got ready")
     supervisor.stop.set()
@@ -100,14 +105,14 @@ def test_a_child_that_cannot_live_is_started_ever_more_slowly(tmp_path: Path) ->
             starts.append(time.monotonic())
         time.sleep(0.01)
     child.wait_for_end(time.monotonic() + 5)
-    gaps = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
     assert len(gaps) == 3
     assert all(gap >= floor for gap, floor in zip(gaps, (0.2, 0.4, 0.8), strict=True))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died")
 def test_a_killed_supervisor_leaves_no_child_behind(tmp_path: Path) -> None:
-    """kill -9 of the supervisor ends its children."""
+    """Kill -9 of the supervisor ends its children."""
     code = (
         "import os, sys; from pathlib import Path; from overread import processes\n"
         f"command = (sys.executable, '-c', {CHILD!r}, sys.argv[1], str(os.getpid()))\n"

@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from node.errors import Misconfigured, Retryable
 from workers import gpu
 
 
 def test_auto_is_the_cpu_where_there_is_no_cuda_device() -> None:
-    """ "auto" resolves to every CUDA device, or to the CPU alone; a device named twice counts once."""
-    import torch
-
+    """The setting "auto" resolves to every CUDA device, or to the CPU alone; a device named twice counts once."""
     wanted = tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or ("cpu",)
     assert gpu.devices(("auto", "auto")) == wanted
 
@@ -39,7 +38,7 @@ def test_one_device_serves_one_holder_and_two_serve_two(tmp_path: Path) -> None:
 
 
 def test_a_killed_holder_gives_its_device_back(tmp_path: Path) -> None:
-    """kill -9 of the process that holds a device frees it at once: the kernel holds the lock, no file does."""
+    """Kill -9 of the process that holds a device frees it at once: the kernel holds the lock, no file does."""
     code = (
         "import sys, time; from pathlib import Path; from workers import gpu\n"
         f"with gpu.lease(Path({str(tmp_path)!r}), ('cpu',), 0): print('held', flush=True); time.sleep(60)"

@@ -11,7 +11,15 @@ from workers.heartbeat import Heartbeat, LostLease, Rhythm
 
 
 def wait_for(event: threading.Event) -> None:
+    """Wait for the event."""
     assert event.wait(10)
+
+
+def check_for_ever(beat: Heartbeat) -> None:
+    """Work until the lease is lost."""
+    while True:
+        beat.check()
+        time.sleep(0.01)
 
 
 def test_a_refused_renewal_stops_the_stage() -> None:
@@ -25,9 +33,7 @@ def test_a_refused_renewal_stops_the_stage() -> None:
     with Heartbeat(renew, Rhythm(lease_s=60, renew_s=0.01, limit_s=60)) as beat:
         wait_for(refused)
         with pytest.raises(LostLease):
-            while True:
-                beat.check()
-                time.sleep(0.01)
+            check_for_ever(beat)
 
 
 def test_a_renewed_lease_lets_the_stage_go_on() -> None:
@@ -57,9 +63,7 @@ def test_no_renewal_after_the_stages_limit() -> None:
 
     with Heartbeat(renew, Rhythm(lease_s=60, renew_s=0.01, limit_s=0.1)) as beat:
         with pytest.raises(LostLease):
-            while True:
-                beat.check()
-                time.sleep(0.01)
+            check_for_ever(beat)
         before = len(calls)
         time.sleep(0.1)
         assert len(calls) == before
@@ -81,6 +85,4 @@ def test_a_ledger_that_is_away_costs_the_lease_only_when_it_stays_away() -> None
         wait_for(tried)
         beat.check()
     with Heartbeat(renew, Rhythm(lease_s=0.1, renew_s=0.01, limit_s=60)) as beat, pytest.raises(LostLease):
-        while True:
-            beat.check()
-            time.sleep(0.01)
+        check_for_ever(beat)

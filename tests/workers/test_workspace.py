@@ -33,19 +33,26 @@ JOB = Job(
 
 
 def shelf(root: Path, fence: int = 7, generation: int = 2) -> workspace.Shelf:
+    """See the work folder as that claim does."""
     return workspace.Shelf(root=root, job_id=JOB.job_id, generation=generation, fence=fence)
 
 
 def volume(fill: int = 5) -> Volume:
+    """Make a volume of one value."""
     return Volume(array=np.full(GRID.shape, fill, np.int16), grid=GRID, unit="HU", modality="CT")
 
 
 def prediction() -> Prediction:
+    """Make a prediction with one finding and a score that no short decimal holds."""
     instances = np.zeros(GRID.shape, np.uint16)
     instances[1, 2, 3] = 1
     finding = Finding(number=1, label=3, score=0.1 + 0.2, box=Box(low=(1, 2, 3), high=(2, 3, 4)))
     return Prediction(
-        grid=GRID, labels=np.arange(24, dtype=np.uint8).reshape(GRID.shape), instances=instances, findings=(finding,), variant={"device": "cpu"}
+        grid=GRID,
+        labels=np.arange(24, dtype=np.uint8).reshape(GRID.shape),
+        instances=instances,
+        findings=(finding,),
+        variant={"device": "cpu"},
     )
 
 
@@ -126,7 +133,9 @@ def test_a_parcel_is_kept_once_and_named_by_its_content(tmp_path: Path) -> None:
     assert set(first).isdisjoint(other)
     assert [(tmp_path / path).read_bytes() for path in first] == [b"SEG bytes", b"SR bytes"]
     assert [Path(path).name for path in first] == ["01-seg.dcm", "02-sr.dcm"]
-    assert sorted(path.name for path in (tmp_path / "parcels" / JOB.job_id / "2").iterdir()) == sorted({Path(p).parent.name for p in (*first, *other)})
+    assert sorted(path.name for path in (tmp_path / "parcels" / JOB.job_id / "2").iterdir()) == sorted(
+        {Path(p).parent.name for p in (*first, *other)}
+    )
 
 
 def test_a_damaged_copy_of_a_parcel_is_written_again(tmp_path: Path) -> None:
