@@ -1,0 +1,167 @@
+"""A state dict in safetensors and the name of a MONAI network: organ labels, and findings from one channel of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+
+from models import detector, registry, segmenter
+from models.card import BadCard, Card, ShelvedCard
+from models.vocabulary import Finding, Prediction, Progress, Unfit, Volume
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Intensity(_Part):
+    """Input values that become 0 and 1."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Intensity:
+        if not self.low < self.high:
+            raise ValueError("low must be below high")
+        return self
+
+
+class Findings(_Part):
+    """Which channel marks findings (a sigmoid) and when a part of it counts (models.detector.Rule)."""
+
+    channel: int = Field(ge=0)
+    label: int
+    threshold: float = Field(gt=0, lt=1)
+    min_volume_ml: float = Field(default=0, ge=0)
+    within_labels: tuple[int, ...] = ()
+    within_mm: float = Field(default=0, ge=0)
+
+
+class Options(_Part):
+    """The card's [runtime.options].
+
+    network, arguments  a class of monai.networks.nets and its keyword arguments
+    organ_channels      channels of one softmax: none first, then the card's organ labels in order
+    require_ml          label index -> least volume; less of it makes the series unfit
+    """
+
+    network: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$")
+    arguments: dict[str, Any]
+    spacing_mm: tuple[float, float, float]
+    orientation: str = Field(pattern=r"^[LRPASI]{3}$")
+    intensity: Intensity
+    window: tuple[int, int, int]
+    overlap: float = Field(ge=0, lt=1)
+    organ_channels: tuple[int, ...] = Field(min_length=1)
+    require_ml: dict[int, float] = Field(default_factory=dict)
+    findings: Findings | None = None
+
+
+def load(shelved: ShelvedCard, device: str) -> StateDict:
+    """Build the network, fill it with the checked weights, and prove that it fits the card; raises BadCard."""
+    where = shelved.folder / "card.toml"
+    try:
+        options = Options.model_validate(shelved.card.runtime.options)
+        _agree(shelved.card, options)
+        content = registry.weights(shelved, ("weights",))["weights"]
+        network = _network(options, content)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
+        raise BadCard(f"{where}: runtime.options: {faults}") from None
+    except ValueError as error:
+        raise BadCard(f"{where}: runtime.options: {error}") from None
+    return StateDict(shelved.card, options, network.to(device).eval())
+
+
+def _agree(card: Card, options: Options) -> None:
+    """Check the options against the card's labels; raises ValueError."""
+    organs = [label.index for label in card.output.labels if label.kind == "organ"]
+    marks = [label.index for label in card.output.labels if label.kind == "finding"]
+    if len(card.inputs) != 1:
+        raise ValueError("this runtime takes one input")
+    if len(options.organ_channels) != 1 + len(organs):
+        raise ValueError(
+            f"organ_channels names {len(options.organ_channels)} channels; {len(organs)} organ labels and none need {1 + len(organs)}"
+        )
+    if marks != ([options.findings.label] if options.findings else []):
+        raise ValueError(f"the card's finding labels are {marks}, findings.label says another")
+    if not set(options.require_ml) <= set(organs) or (options.findings and not set(options.findings.within_labels) <= set(organs)):
+        raise ValueError("require_ml and findings.within_labels may name organ labels only")
+    if options.findings:
+        label = card.label(options.findings.label)
+        if label.threshold not in {None, options.findings.threshold} or label.min_volume_ml not in {0, options.findings.min_volume_ml}:
+            raise ValueError("findings.threshold and min_volume_ml must be those of the output label")
+
+
+def _network(options: Options, content: bytes) -> torch.nn.Module:
+    """Build the network and load it; raises ValueError where name, arguments, weights or channels do not fit."""
+    from monai.networks import nets  # noqa: PLC0415 -- takes seconds to import, and workers fork before
+
+    kind = getattr(nets, options.network, None)
+    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+        raise ValueError(f"monai.networks.nets has no network {options.network!r}")  # noqa: TRY004 -- a word in the card is wrong
+    try:
+        network: torch.nn.Module = kind(**options.arguments)
+        with torch.device("meta"):
+            shape = tuple(kind(**options.arguments).eval()(torch.zeros(1, 1, *options.window)).shape)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the network {options.network!r} cannot be built or does not take its window: {error}") from None
+    channels = sorted([*options.organ_channels, *([options.findings.channel] if options.findings else [])])
+    if shape != (1, len(channels), *options.window) or channels != list(range(len(channels))):
+        raise ValueError(f"the network gives {shape[1:]}, the labels need channels {channels} on the window {options.window}")
+    try:
+        network.load_state_dict(safetensors.load(content), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the weights do not fit the network: {str(error).splitlines()[0]}") from None
+    return network
+
+
+class StateDict:
+    """A MONAI network, warm on its device."""
+
+    def __init__(self, card: Card, options: Options, network: torch.nn.Module) -> None:
+        self._card = card
+        self._options = options
+        self._network = network
+        self._preparation = segmenter.Preparation(
+            orientation=options.orientation,
+            spacing_mm=options.spacing_mm,
+            low=options.intensity.low,
+            high=options.intensity.high,
+            window=options.window,
+            overlap=options.overlap,
+        )
+
+    def predict(self, volumes: Mapping[str, Volume], progress: Progress) -> Prediction:
+        """Label organs and mark findings; raises Unfit where the series does not show what the model needs."""
+        volume = volumes[self._card.reference_role]
+        if volume.modality == "CT" and volume.unit != "HU":
+            raise Unfit("The CT's values are not Hounsfield units.")
+        scores, plan = segmenter.scores(self._network, volume, self._preparation, lambda part: progress(0.05 + 0.8 * part))
+        values = [0, *(label.index for label in self._card.output.labels if label.kind == "organ")]
+        with torch.inference_mode():
+            labels = segmenter.organs(scores[list(self._options.organ_channels)], plan, values)
+            segmenter.require(labels, volume.grid, self._card, self._options.require_ml)
+            segmenter.drop_small(labels, volume.grid, self._card)
+            progress(0.95)
+            instances: detector.Instances | None = None
+            findings: tuple[Finding, ...] = ()
+            if self._options.findings:
+                rule = detector.Rule(**self._options.findings.model_dump(exclude={"channel"}))
+                probability = torch.sigmoid(scores[self._options.findings.channel])
+                instances, findings = detector.find(probability, plan, labels, rule)
+        progress(1.0)
+        return Prediction(grid=volume.grid, labels=labels, instances=instances, findings=findings, variant=self._variant())
+
+    def _variant(self) -> dict[str, str]:
+        import monai  # noqa: PLC0415 -- takes seconds to import, and workers fork before
+
+        device = next(self._network.parameters()).device.type
+        return {"runtime": "state-dict", "device": device, "precision": "float32", "batch": "1",
+                "torch": str(torch.__version__), "monai": str(monai.__version__)}  # fmt: skip

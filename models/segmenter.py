@@ -1,0 +1,118 @@
+"""A network over a volume: prepared, run window by window, and its classes returned to the source grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import transforms
+from models.card import Card
+from models.vocabulary import Grid, Progress, Unfit, Volume
+
+Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """What a network wants to see.
+
+    orientation  where the z, y and x indices grow, "SPL" for instance (models.transforms)
+    spacing_mm   (z, y, x)
+    low, high    intensities that become 0 and 1; what lies outside is cut
+    window       voxels (z, y, x) the network sees at once
+    overlap      share of a window its neighbour sees again, 0..1
+    """
+
+    orientation: str
+    spacing_mm: tuple[float, float, float]
+    low: float
+    high: float
+    window: tuple[int, int, int]
+    overlap: float
+
+
+def scores(
+    network: torch.nn.Module, volume: Volume, preparation: Preparation, progress: Progress
+) -> tuple[torch.Tensor, transforms.Resampling]:
+    """Run the network over the whole volume; give (channels, *model shape) raw scores, on its device, and the way back.
+
+    Where windows overlap their scores are averaged with Gaussian weights. A volume smaller than the window is padded with
+    the intensity `low`. Deterministic on one device with one number of threads.
+    """
+    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 -- takes seconds to import, and workers fork before
+
+    device = next(network.parameters()).device
+    plan = transforms.resampling(volume.grid, preparation.orientation, preparation.spacing_mm)
+    tensor = transforms.to_model(volume.array, plan, str(device))
+    tensor = ((tensor - preparation.low) / (preparation.high - preparation.low)).clamp_(0, 1)
+    total, done = _windows(plan.model.shape, preparation), 0
+
+    def run(windows: torch.Tensor) -> torch.Tensor:
+        nonlocal done
+        done += len(windows)
+        result: torch.Tensor = network(windows)
+        progress(min(1.0, done / total))
+        return result
+
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        result: Any = sliding_window_inference(
+            tensor[None, None], preparation.window, 1, run, overlap=preparation.overlap, mode="gaussian", padding_mode="constant", cval=0.0
+        )
+    return result[0], plan
+
+
+def _windows(shape: Sequence[int], preparation: Preparation) -> int:
+    """Count the windows over a volume, for the progress.
+
+    Example: 200 voxels, window 96, overlap 0.25: a window every 72 voxels, ceil((200 - 96) / 72) + 1 = 3.
+    """
+    counts = [
+        math.ceil(max(0, size - window) / max(1, int(window * (1 - preparation.overlap)))) + 1
+        for size, window in zip(shape, preparation.window, strict=True)
+    ]
+    return math.prod(counts)
+
+
+def organs(scores: torch.Tensor, plan: transforms.Resampling, values: Sequence[int]) -> Labels:
+    """Give on the source grid the most probable class of each voxel.
+
+    scores  (classes, *model shape), one softmax; class i has the label values[i], the first being 0 for none
+    """
+    table = torch.tensor(list(values), dtype=torch.uint8, device=scores.device)
+    return transforms.labels_to_source(torch.softmax(scores, dim=0), plan, lambda classes: table[classes.argmax(dim=0)])
+
+
+def volumes_ml(labels: Labels, grid: Grid) -> NDArray[np.float64]:
+    """Give the volume of each label value 0..255.
+
+    Example: 2000 voxels of 0.5 mm3 hold 1 ml.
+    """
+    counts = np.zeros(256)
+    for plane in labels:
+        counts += np.bincount(plane.ravel(), minlength=256)
+    return counts * grid.voxel_mm3 / 1000
+
+
+def require(labels: Labels, grid: Grid, card: Card, required_ml: Mapping[int, float]) -> None:
+    """Refuse a series that does not show enough of an organ the model needs; raises Unfit."""
+    found_ml = volumes_ml(labels, grid)
+    for index, least_ml in required_ml.items():
+        if found_ml[index] < least_ml:
+            raise Unfit(
+                f"{card.label(index).label}: only {found_ml[index]:.0f} ml was found where {least_ml:.0f} ml is needed. "
+                "The series does not show enough of it for this model."
+            )
+
+
+def drop_small(labels: Labels, grid: Grid, card: Card) -> None:
+    """Remove, in place, organs below their card's min_volume_ml."""
+    found_ml = volumes_ml(labels, grid)
+    for label in card.output.labels:
+        if label.kind == "organ" and 0 < found_ml[label.index] < label.min_volume_ml:
+            labels[labels == label.index] = 0
