@@ -191,7 +191,7 @@ def _create(connection: Connection, job: JobPlan, revision: int, now: float) -> 
     connection.execute(
         sa.insert(JOBS).values(
             job_id=job.job_id,
-            generation=0,
+            generation=1,
             study_instance_uid=job.study_instance_uid,
             revision=revision,
             model=job.model,

@@ -166,7 +166,7 @@ def test_a_destination_without_commitment_is_accepted_with_its_proof(ledger: Led
 def test_a_failed_delivery_keeps_its_reason_and_leaves_the_others(ledger: Ledger) -> None:
     """One destination that says no does not stop another."""
     job = work.written_job(ledger, destinations=("archive", "viewer"))
-    archive, viewer = deliveries.of_job(ledger, job.job_id, 0)
+    archive, viewer = deliveries.of_job(ledger, job.job_id, 1)
     assert deliveries.fail(ledger, claimed(ledger, archive), "the archive takes no SEG")
     failed = deliveries.get(ledger, archive.delivery_id)
     assert (failed.state, failed.reason) == (DeliveryState.FAILED, "the archive takes no SEG")

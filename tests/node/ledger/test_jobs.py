@@ -31,7 +31,7 @@ def test_a_job_reads_back_as_it_was_planned(ledger: Ledger) -> None:
     job = work.queued_job(ledger, mode=Mode.SHADOW, priority=0, destinations=("a", "b"))
     assert job.inputs == {"image": ("1.2.3.1.1", "1.2.3.1.2", "1.2.3.1.3")}
     assert (job.mode, job.priority, job.destinations, job.stage) == (Mode.SHADOW, 0, ("a", "b"), Stage.PREPARE)
-    assert (job.revision, job.generation, job.created_at) == (1, 0, ledger.clock())
+    assert (job.revision, job.generation, job.created_at) == (1, 1, ledger.clock())
 
 
 def test_an_expired_lease_returns_the_job_and_the_old_worker_cannot_write(ledger: Ledger, clock: Clock) -> None:
@@ -163,9 +163,9 @@ def test_the_first_written_parcel_is_the_truth(ledger: Ledger) -> None:
     assert jobs.written(ledger, held, first, ("archive",))
     assert not jobs.written(ledger, held, work.parcel_of(job), ("archive",))
     assert jobs.parcel(ledger, job.job_id) == first
-    assert jobs.parcel(ledger, job.job_id, 0) == first
-    assert jobs.parcel(ledger, job.job_id, 1) is None
-    (delivery,) = deliveries.of_job(ledger, job.job_id, 0)
+    assert jobs.parcel(ledger, job.job_id, 1) == first
+    assert jobs.parcel(ledger, job.job_id, 2) is None
+    (delivery,) = deliveries.of_job(ledger, job.job_id, 1)
     assert delivery.destination == "archive"
 
 
@@ -173,7 +173,7 @@ def test_a_shadow_job_keeps_its_parcel_and_sends_nothing(ledger: Ledger) -> None
     """Shadow mode writes results and opens no delivery."""
     job = work.written_job(ledger, mode=Mode.SHADOW)
     assert jobs.parcel(ledger, job.job_id) is not None
-    assert deliveries.of_job(ledger, job.job_id, 0) == []
+    assert deliveries.of_job(ledger, job.job_id, 1) == []
 
 
 def test_a_cancelled_job_takes_its_worker_s_right_away(ledger: Ledger) -> None:

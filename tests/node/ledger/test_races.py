@@ -145,7 +145,7 @@ def test_of_two_writers_of_one_claim_one_wins(place: tuple[str, Path], shared: L
     """A duplicate task of the same fence finishes too: the first WRITTEN is kept, the second refused."""
     held = work.at_compose(shared, work.queued_job(shared))
     assert sorted(racers.run(place, _write, [(held,)] * PROCESSES)) == [[False], [False], [True]]
-    assert len(deliveries.of_job(shared, held.job.job_id, 0)) == 1
+    assert len(deliveries.of_job(shared, held.job.job_id, 1)) == 1
 
 
 def test_an_expired_lease_is_taken_back_by_one_sweep(place: tuple[str, Path], shared: Ledger, racers: Racers) -> None:

@@ -112,7 +112,7 @@ def test_a_newer_plan_replaces_what_it_does_not_repeat(ledger: Ledger) -> None:
 def test_written_but_unsent_results_are_replaced_and_sent_ones_stay(ledger: Ledger) -> None:
     """What the archive has, or is just getting, stays; what only lies here is not sent any more."""
     job = work.written_job(ledger)
-    (delivery,) = deliveries.of_job(ledger, job.job_id, 0)
+    (delivery,) = deliveries.of_job(ledger, job.job_id, 1)
     instances.index(ledger, work.slices(1, first=4))
     assert jobs.get(ledger, job.job_id).state is JobState.SUPERSEDED
     assert deliveries.get(ledger, delivery.delivery_id).state is DeliveryState.FAILED
@@ -122,7 +122,7 @@ def test_written_but_unsent_results_are_replaced_and_sent_ones_stay(ledger: Ledg
 def test_results_being_sent_are_not_stopped_half_way(ledger: Ledger) -> None:
     """A delivery in somebody's hands goes on."""
     job = work.written_job(ledger)
-    (delivery,) = deliveries.of_job(ledger, job.job_id, 0)
+    (delivery,) = deliveries.of_job(ledger, job.job_id, 1)
     held = deliveries.claim(ledger, delivery.delivery_id, 8)
     assert held is not None
     instances.index(ledger, work.slices(1, first=4))
@@ -138,14 +138,14 @@ def test_a_replaced_job_that_is_asked_for_again_comes_back(ledger: Ledger) -> No
     work.planned(ledger, work.job_plan(job.job_id, job.inputs["image"]))
     assert jobs.get(ledger, job.job_id).state is JobState.WRITTEN
     assert jobs.parcel(ledger, job.job_id) == parcel
-    (delivery,) = deliveries.of_job(ledger, job.job_id, 0)
+    (delivery,) = deliveries.of_job(ledger, job.job_id, 1)
     assert deliveries.claim(ledger, delivery.delivery_id, 8) is not None
 
 
 def test_the_same_study_months_later_makes_no_second_job(ledger: Ledger, clock: Clock) -> None:
     """After its images were removed, the study sent again ends PLANNED with the note that it was analysed."""
     job = work.written_job(ledger)
-    (delivery,) = deliveries.of_job(ledger, job.job_id, 0)
+    (delivery,) = deliveries.of_job(ledger, job.job_id, 1)
     held = deliveries.claim(ledger, delivery.delivery_id, 8)
     assert held is not None
     deliveries.object_sent(ledger, held, "2.25.7", 0)
@@ -162,7 +162,7 @@ def test_the_same_study_months_later_makes_no_second_job(ledger: Ledger, clock: 
     assert (second.state, second.reason) == (RevisionState.PLANNED, "already analysed")
     assert jobs.get(ledger, job.job_id).state is JobState.WRITTEN
     assert jobs.get(ledger, job.job_id).created_at == job.created_at
-    assert len(deliveries.of_job(ledger, job.job_id, 0)) == 1
+    assert len(deliveries.of_job(ledger, job.job_id, 1)) == 1
 
 
 def test_other_bytes_of_the_same_uid_are_kept_beside_the_first(ledger: Ledger) -> None:

@@ -1,0 +1,216 @@
+"""Does a series fit a model's input? From indexed headers alone; pixels and gaps are judged in prepare.
+
+Every answer "no" is a sentence for a technologist, without patient data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from models.card import Accept
+from node.study import Instance, Series
+
+OWN_MANUFACTURER = "Overread"
+# What a series holds when it holds no images. Ref: PS3.3 C.7.3.1.1.1
+NOT_IMAGES: Mapping[str, str] = {
+    "SEG": "segmentations",
+    "SR": "structured reports",
+    "PR": "presentation states",
+    "KO": "key object selections",
+    "DOC": "documents",
+    "PLAN": "plans",
+    "RTSTRUCT": "radiotherapy structures",
+    "RTPLAN": "radiotherapy plans",
+    "RTDOSE": "radiotherapy doses",
+    "RTRECORD": "radiotherapy records",
+    "REG": "registrations",
+    "FID": "fiducials",
+    "RWV": "real world value maps",
+    "AU": "sound",
+    "ECG": "waveforms",
+    "HD": "waveforms",
+    "EPS": "waveforms",
+}
+# Storage classes by the beginning of their UIDs, where the modality says nothing. Ref: PS3.4 B.5
+_CLASSES: Mapping[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.66": "segmentations, registrations or other derived objects",
+    "1.2.840.10008.5.1.4.1.1.88": "structured reports",
+    "1.2.840.10008.5.1.4.1.1.11": "presentation states",
+    "1.2.840.10008.5.1.4.1.1.104": "documents",
+    "1.2.840.10008.5.1.4.1.1.9": "waveforms",
+    "1.2.840.10008.5.1.4.1.1.481": "radiotherapy objects",
+}
+# Two slices nearer than this lie at the same place.
+SAME_PLACE_MM = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Where a series' slices lie.
+
+    slices            different positions along the normal (images, where positions are missing)
+    pixel_mm          the smaller and the larger in-plane spacing
+    slice_spacing_mm  median distance between neighbours along the normal
+    extent_mm         from the first slice's far side to the last one's: distance of centres plus one spacing
+    """
+
+    slices: int
+    pixel_mm: tuple[float, float] | None
+    slice_spacing_mm: float | None
+    extent_mm: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A series, or the part of it, that a model's input takes."""
+
+    series: Series
+    instances: tuple[Instance, ...]
+    stack: Stack
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Order candidates, the best one lowest: most slices, then the thinnest."""
+        return (-self.stack.slices, self.stack.slice_spacing_mm or math.inf)
+
+
+def judge(series: Series, accept: Accept) -> Fit | str:
+    """Give what of the series the input takes, or why it takes nothing.
+
+    Images whose type the card excludes (a localizer within the series) are left out, the others judged.
+    """
+    reason = no_images(series) or _kind(series.instances[0], accept)
+    if reason:
+        return reason
+    excluded = {word.upper() for word in accept.image_type_none}
+    members = tuple(entry for entry in series.instances if not excluded & _words(entry, "ImageType"))
+    if not members:
+        found = sorted(excluded & _words(series.instances[0], "ImageType"))
+        return f"its images are of type {', '.join(found)}"
+    stack = measure(members)
+    return _text(members[0], accept) or _counts(stack, accept) or Fit(series=series, instances=members, stack=stack)
+
+
+def no_images(series: Series) -> str | None:
+    """Tell why no model at all takes this series, or None."""
+    first = series.instances[0]
+    modality = str(first.header.get("Modality", ""))
+    if str(first.header.get("Manufacturer", "")) == OWN_MANUFACTURER:
+        return "it is a result of Overread itself"
+    if modality in NOT_IMAGES:
+        return f"it holds {NOT_IMAGES[modality]}, not images"
+    for beginning, what in _CLASSES.items():
+        if first.sop_class_uid == beginning or first.sop_class_uid.startswith(beginning + "."):
+            return f"it holds {what}, not images"
+    if any(_number(entry.header.get("NumberOfFrames")) not in {None, 1.0} for entry in series.instances):
+        return "its images have several frames each, which Overread does not read yet"
+    return None
+
+
+def measure(instances: Sequence[Instance]) -> Stack:
+    """Project the slices' positions on the normal of the first one's plane.
+
+    Example: orientation (1,0,0, 0,1,0) has the normal (0,0,1); positions (0,0,10), (0,0,12), (0,0,14) lie at
+    10, 12, 14 mm: 3 slices, 2 mm apart, 6 mm in all. Ref: PS3.3 C.7.6.2.1.1
+    """
+    header = instances[0].header
+    spacing = _numbers(header.get("PixelSpacing"), 2)
+    pixel_mm = None if spacing is None else (min(spacing), max(spacing))
+    plane = _numbers(header.get("ImageOrientationPatient"), 6)
+    positions = [_numbers(entry.header.get("ImagePositionPatient"), 3) for entry in instances]
+    if plane is None or None in positions:
+        return Stack(slices=len(instances), pixel_mm=pixel_mm, slice_spacing_mm=None, extent_mm=None)
+    row, column = plane[:3], plane[3:]
+    normal = (
+        row[1] * column[2] - row[2] * column[1],
+        row[2] * column[0] - row[0] * column[2],
+        row[0] * column[1] - row[1] * column[0],
+    )
+    along = sorted(sum(a * b for a, b in zip(position, normal, strict=True)) for position in positions if position is not None)
+    gaps = [after - before for before, after in pairwise(along) if after - before > SAME_PLACE_MM]
+    if not gaps:
+        return Stack(slices=1, pixel_mm=pixel_mm, slice_spacing_mm=None, extent_mm=None)
+    step = median(gaps)
+    return Stack(slices=len(gaps) + 1, pixel_mm=pixel_mm, slice_spacing_mm=step, extent_mm=along[-1] - along[0] + step)
+
+
+def _kind(first: Instance, accept: Accept) -> str | None:
+    modality = str(first.header.get("Modality", ""))
+    if modality not in accept.modality:
+        return f"its modality is {modality or 'not given'}, the model takes {_either(accept.modality)}"
+    if accept.sop_classes and first.sop_class_uid not in accept.sop_classes:
+        return f"its objects are of storage class {first.sop_class_uid}, which the model does not take"
+    return None
+
+
+def _text(first: Instance, accept: Accept) -> str | None:
+    part = str(first.header.get("BodyPartExamined", "")).strip()[:16]
+    if accept.body_part and part and part.casefold() not in {word.casefold() for word in accept.body_part}:
+        return f"its body part is {part}, the model takes {_either(accept.body_part)}"
+    description = str(first.header.get("SeriesDescription") or first.header.get("ProtocolName") or "").casefold()
+    unwanted = next((word for word in accept.description_none if word.casefold() in description), None)
+    if unwanted is not None:
+        return f"its description contains {unwanted!r}"
+    if accept.description_any and not any(word.casefold() in description for word in accept.description_any):
+        return f"its description contains none of {_either(accept.description_any)}"
+    return None
+
+
+def _counts(stack: Stack, accept: Accept) -> str | None:
+    low, high = accept.slices or (0, math.inf)
+    if stack.slices < low:
+        return f"it has {_slices(stack.slices)}, the model needs at least {low}"
+    if stack.slices > high:
+        return f"it has {_slices(stack.slices)}, the model takes at most {high}"
+    return (
+        _within("pixel spacing", stack.pixel_mm, accept.spacing_mm)
+        or _within("slice spacing", stack.slice_spacing_mm, accept.slice_spacing_mm)
+        or _within("extent along the slices", stack.extent_mm, accept.extent_mm)
+    )
+
+
+def _within(what: str, value: float | tuple[float, float] | None, wanted: tuple[float, float] | None) -> str | None:
+    if wanted is None:
+        return None
+    if value is None:
+        return f"its {what} is not given"
+    values = value if isinstance(value, tuple) else (value,)
+    # Headers carry rounded decimals: a thousandth more is the same spacing.
+    for each in values:
+        if not wanted[0] - 1e-3 <= each <= wanted[1] + 1e-3:
+            return f"its {what} is {each:.4g} mm, the model takes {wanted[0]:g} to {wanted[1]:g} mm"
+    return None
+
+
+def _slices(count: int) -> str:
+    return f"{count} slice{'' if count == 1 else 's'}"
+
+
+def _either(words: Iterable[str]) -> str:
+    return " or ".join(words)
+
+
+def _words(entry: Instance, keyword: str) -> set[str]:
+    value = entry.header.get(keyword)
+    return {str(word).upper() for word in (value if isinstance(value, list | tuple) else [value] if value else [])}
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    """Give exactly that many finite numbers, or None: a header is whatever a device wrote."""
+    if not isinstance(value, list | tuple) or len(value) != count:
+        return None
+    numbers = [_number(each) for each in value]
+    return None if None in numbers else tuple(each for each in numbers if each is not None)
