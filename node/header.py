@@ -7,6 +7,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import IO, Any
 
 from pydicom.charset import decode_bytes, python_encoding
@@ -106,16 +107,17 @@ def _decode(raw: bytes, vr: str, order: str, encodings: list[str]) -> list[Any]:
         size = struct.calcsize(_BINARY[vr])
         return list(struct.unpack(f"{order}{len(raw) // size}{_BINARY[vr]}", raw[: len(raw) // size * size]))
     text = _text(raw, encodings) if vr in _ENCODED else raw.decode("ascii", "replace")
-    values: list[Any] = [part.strip(" \0\t\r\n") for part in text.split("\\")]
+    values: list[Any] = [part.replace("\0", " ").strip() for part in text.split("\\")]  # no database keeps a NUL
     if vr == "PN":
         values = [name.rstrip("=") for name in values]  # empty component groups: PS3.5 6.2.1
     if not any(values):
         return []
     if vr in _NUMBER:
         try:
-            return [_NUMBER[vr](part) for part in values]
+            numbers = [_NUMBER[vr](part) for part in values]
         except ValueError:
             return []
+        return numbers if all(map(isfinite, numbers)) else []  # JSON has no infinity
     return values
 
 

@@ -18,7 +18,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # typ
 
 from node import journal
 from node.ledger import Ledger, open_ledger
-from node.listener.acceptor import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, Door
+from node.listener.acceptor import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, Door, Link
 from node.listener.indexer import Indexer
 from node.listener.intake import Counters
 from node.peers import application_entity, may_call, server_tls
@@ -55,6 +55,11 @@ class Listener:
         """Give how many acknowledged instances wait for the ledger."""
         return self._indexer.waiting
 
+    @property
+    def connections(self) -> list[Link]:
+        """Give the open connections, associated or not."""
+        return self._door.links if self._door is not None else []
+
     def start(self) -> None:
         """Bind the port and listen; images of an earlier run are indexed meanwhile. Raises Misconfigured, OSError."""
         ae = application_entity(self.settings, self.settings.node.ae_titles[0])
@@ -77,10 +82,9 @@ class Listener:
             for link in links:
                 if not link.dimse.busy:
                     link.abort(block=False)
-                    link.kill()
             time.sleep(0.01)
         for link in door.links:
-            link.abort()
+            link.end()
         self._indexer.stop(max(until - time.monotonic(), 2.0))
         log.info("listener.stopped", received=self.counters.received, not_indexed=self.not_indexed)
 

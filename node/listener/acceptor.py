@@ -42,6 +42,7 @@ log = journal.get("listener")
 
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 REQUEST_MAX_BYTES = 262144  # an A-ASSOCIATE-RQ with 128 contexts of 40 transfer syntaxes needs 180 kB
+WAITING_SPARE = 16  # connections about to ask, beside as many as there are association slots
 PDU_SLACK_BYTES = 64  # some senders count the maximum without the headers of its PDVs
 ACTIVE_WAIT_S, IDLE_WAIT_S, IDLE_AFTER_S = 0.002, 0.03, 0.5
 # A-P-ABORT PDUs by the provider. Ref: PS3.8 9.3.8, Table 9-26
@@ -254,8 +255,16 @@ class Link(Association):
         finally:
             self.server.forget(self)
             self.dimse.abandon()
-            if self.dul.socket is not None:
-                self.dul.socket._shutdown_socket()  # noqa: SLF001
+            self._drop()
+
+    def end(self) -> None:
+        """Close the connection without a word."""
+        self._kill = True
+        self._drop()
+
+    def _drop(self) -> None:
+        if self.dul.socket is not None:
+            self.dul.socket._shutdown_socket()  # noqa: SLF001
 
 
 class Caller(RequestHandler):
@@ -316,10 +325,9 @@ class Door(ThreadedAssociationServer):
         with self._links_lock:
             waiting = sorted((other for other in self._links if not other.requested), key=lambda other: other.opened_at)
             self._links.add(link)
-        for oldest in waiting[: max(0, len(waiting) - self.node.max_associations + 1)]:
+        for oldest in waiting[: max(0, len(waiting) - self.node.max_associations - WAITING_SPARE + 1)]:
             log.warning("connection.closed", why="too_many_waiting", peer=oldest.host)
-            if oldest.dul.socket is not None:
-                oldest.dul.socket._shutdown_socket()  # noqa: SLF001
+            oldest.end()
 
     def full(self, link: Link) -> tuple[int, int, int] | None:
         """Give the rejection when every association slot is taken by others. A connection alone takes none."""

@@ -9,10 +9,12 @@ import queue
 import threading
 import time
 from itertools import islice
+from math import inf
 
 import sqlalchemy as sa
 
 from node import journal
+from node.errors import Retryable
 from node.ledger import Ledger, instances
 from node.ledger.schema import INSTANCES
 from node.spool import Spool
@@ -36,6 +38,8 @@ class Indexer(threading.Thread):
         self._rescan = threading.Event()
         self._rescan.set()
         self._ending = threading.Event()
+        self._stuck: list[Instance] = []
+        self._retry_at = self._rescan_at = inf
         self.indexed = 0
 
     def put(self, instance: Instance) -> None:
@@ -48,17 +52,18 @@ class Indexer(threading.Thread):
     @property
     def waiting(self) -> int:
         """Give how many instances are not indexed yet."""
-        return self._queue.qsize()
+        return self._queue.qsize() + len(self._stuck)
 
     def run(self) -> None:
         """Index what the last run left in incoming/, then what arrives, until stop()."""
-        while not self._ending.is_set() or not self._queue.empty():
+        while not (self._ending.is_set() and self._queue.empty()):
             if self._rescan.is_set() and not self._ending.is_set():
                 self._rescan.clear()
                 self._index_incoming()
             batch = self._batch()
             if batch and not self._write(batch):
                 return
+            self._retry_stuck()
 
     def stop(self, within_s: float = 10) -> None:
         """Write what is queued, then end; what a failing ledger does not take is left to the next start."""
@@ -79,19 +84,46 @@ class Indexer(threading.Thread):
         return batch
 
     def _write(self, batch: list[Instance]) -> bool:
-        """Index a batch, however often it takes; False when the process ends first."""
+        """Index a batch, however long the ledger is away; False when the process ends first."""
         wait_s = RETRY_FIRST_S
         while True:
             try:
                 instances.index(self._ledger, batch)
-            except Exception as error:  # noqa: BLE001 -- whatever the database says, the files are safe
-                log.error("index.failed", error=type(error).__name__, waiting=self.waiting + len(batch), retry_s=wait_s)  # noqa: TRY400 -- a traceback's SQL shows values
+            except Retryable as error:
+                log.warning("index.waits", reason=error.reason, waiting=self.waiting + len(batch), retry_s=wait_s)
                 if self._ending.wait(wait_s):
                     return False
                 wait_s = min(wait_s * 2, RETRY_MAX_S)
+            except Exception as error:  # noqa: BLE001 -- whatever the database says, the files are safe
+                self._one_by_one(batch, type(error).__name__)
+                return True
             else:
                 self.indexed += len(batch)
                 return True
+
+    def _one_by_one(self, batch: list[Instance], error: str) -> None:
+        """Index the others of a batch that the ledger will not take; the one at fault waits and is tried again, for ever."""
+        if len(batch) > 1:
+            for instance in batch:
+                if not self._write([instance]):
+                    return
+            return
+        log.error("index.failed", error=error, sop=batch[0].sop_instance_uid, retry_s=RETRY_MAX_S)
+        if len(self._stuck) < BATCH:
+            self._stuck.append(batch[0])
+        else:
+            self._rescan_at = time.monotonic() + RETRY_MAX_S
+        self._retry_at = time.monotonic() + RETRY_MAX_S
+
+    def _retry_stuck(self) -> None:
+        now = time.monotonic()
+        if now > self._rescan_at:
+            self._rescan_at = inf
+            self._rescan.set()
+        if self._stuck and now > self._retry_at:
+            stuck, self._stuck = self._stuck, []
+            for instance in stuck:
+                self._write([instance])
 
     def _index_incoming(self) -> None:
         """Index the files of incoming/ that the ledger does not know: only those are read."""
