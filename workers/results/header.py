@@ -22,11 +22,11 @@ from pydicom.valuerep import validate_value
 
 from models.card import ascii_only
 from node.errors import Refused
+from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from workers.results import identity
 from workers.results.request import ComposedObject, ComposeRequest
 
 MANUFACTURER = "Overread"  # routing knows our own results by it
-IMPLEMENTATION_CLASS_UID = identity.uid(None, "overread", "implementation")
 # Type 2 in the Patient and General Study modules; highdicom raises AttributeError where one is missing.
 REQUIRED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -78,10 +78,10 @@ def _valid(element: DataElement) -> bool:
     return True
 
 
-def software_versions(request: ComposeRequest) -> tuple[str, ...]:
+def software_versions(request: ComposeRequest) -> list[str]:
     """Give node and model, each with its version."""
     model = request.card.card.model
-    return f"overread {importlib.metadata.version('overread')}", f"{model.name} {model.version}"
+    return [f"overread {importlib.metadata.version('overread')}", f"{model.name} {model.version}"]
 
 
 def equipment(request: ComposeRequest) -> list[highdicom.ContributingEquipment]:
@@ -158,7 +158,7 @@ def encode(dataset: Dataset, kind: str) -> ComposedObject:
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = "OVERREAD"
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     dataset.file_meta = meta
     buffer = BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)

@@ -45,7 +45,7 @@ def build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
         instance_number=1,
         manufacturer=header.MANUFACTURER,
         manufacturer_model_name=header.MANUFACTURER,
-        software_versions=header.software_versions(request),  # type: ignore[arg-type]  # means tuple[str, ...]
+        software_versions=header.software_versions(request),  # type: ignore[arg-type]  # pydicom takes a list only
         device_serial_number=request.settings.installation_id,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         pixel_measures=_pixel_measures(request),
