@@ -171,7 +171,7 @@ def _store(open_association: Any, peer: Peer, entry: ParcelObject, path: Path) -
     """Send one file; gives the status with which it is stored. Raises Retryable or Refused for the others."""
     answer = open_association.send_c_store(path)
     if "Status" not in answer:
-        raise Retryable(f"{peer.name} ended the association before it acknowledged the {entry.kind} object")
+        raise Retryable(f"{peer.name} ended the association or gave no answer in time for the {entry.kind} object")
     status = int(answer.Status)
     if status == 0x0000:
         return status
