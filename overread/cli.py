@@ -76,7 +76,7 @@ def worker(
     settings = _settings(config)
     machine.worker_roles(names, None)
     if len(names) == 1:
-        raise typer.Exit(roles.worker(settings, names[0], parent))
+        raise typer.Exit(roles.worker(settings, _config(config), names[0], parent))
     machine.workers(settings, names, _config(config))
 
 

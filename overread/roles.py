@@ -95,13 +95,13 @@ def dispatch(settings: Settings, parent: int | None) -> None:
     loop.serve(settings, stop)
 
 
-def worker(settings: Settings, queue: str, parent: int | None) -> int:
+def worker(settings: Settings, config: Path | None, queue: str, parent: int | None) -> int:
     """Consume one queue until SIGTERM; give the exit code."""
     from workers import app  # noqa: PLC0415
 
     journal.configure(process=f"worker-{queue}")
     processes.die_with_parent(parent, signal.SIGQUIT)
-    return app.run(settings, queue, lambda: processes.say_ready(run_dir(settings), f"worker-{queue}"))
+    return app.run(settings, queue, config, lambda: processes.say_ready(run_dir(settings), f"worker-{queue}"))
 
 
 def _start(name: str, parent: int | None) -> threading.Event:

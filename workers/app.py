@@ -7,6 +7,7 @@ that comes twice, or late, finds no claim in the ledger and ends.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -62,17 +63,16 @@ def configure(settings: Settings) -> Celery:
     return app
 
 
-def run(settings: Settings, queue: str, on_ready: Callable[[], None] = lambda: None) -> int:
+def run(settings: Settings, queue: str, config: Path | None = None, on_ready: Callable[[], None] = lambda: None) -> int:
     """Consume one queue until SIGTERM; one process a unit of concurrency. Give the exit code."""
     from workers import tasks  # noqa: PLC0415 -- tasks import this module
 
     configure(settings)
-    tasks.SITE.settings = settings
+    tasks.SITE.settings, tasks.SITE.config, tasks.SITE.queue = settings, config, queue
     setup_logging.connect(_leave_logging_alone, weak=False)
     worker_process_init.connect(_start_child, weak=False)
     worker_ready.connect(lambda **_: on_ready(), weak=False)
     concurrency = {"cpu": settings.workers.concurrency_cpu, "io": settings.workers.concurrency_io, "gpu": 1}[queue]
-    tasks.SITE.queue = queue
     worker: Any = app.Worker(
         hostname=f"{queue}@%h",
         queues=[queue],

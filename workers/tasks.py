@@ -9,7 +9,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import structlog
 from celery.exceptions import SoftTimeLimitExceeded
@@ -20,7 +19,9 @@ from node import deliver as sender
 from node import journal, routing
 from node.broker import Broker
 from node.errors import Misconfigured, Refused, Retryable
-from node.ledger import deliveries, jobs
+from node.ledger import deliveries, instances, jobs
+from node.settings import Settings
+from node.settings import load as load_settings
 from node.study import Job, Mode, Stage
 from workers import pipeline, workspace
 from workers.app import app
@@ -35,15 +36,32 @@ class Site:
     """What one worker process holds: settings from its parent, and its own ledger, broker and cards."""
 
     def __init__(self) -> None:
-        self.settings: Any = None
+        self.settings = Settings()
+        self.config: Path | None = None
         self.queue = ""
+        self._seen: float | None = None
         self._context: pipeline.Context | None = None
         self._broker: Broker | None = None
 
     def start_child(self) -> None:
         """Make ready after the fork: nothing with threads or sockets is older than this."""
         journal.configure(process=f"worker-{self.queue}")
+        self._seen = self.config.stat().st_mtime if self.config is not None and self.config.exists() else None
         pipeline.make_warm(self.settings, self.queue)
+
+    @property
+    def rules_now(self) -> Settings:
+        """Give the settings with the file's present rules: switching a model off needs no restart."""
+        if self.config is not None:
+            try:
+                changed = self.config.stat().st_mtime
+                if self._seen is not None and changed != self._seen:
+                    self.settings = self.settings.model_copy(update={"rules": load_settings(self.config).rules})
+                    log.info("rules.read_again")
+                self._seen = changed
+            except (OSError, Misconfigured) as error:
+                log.warning("rules.unreadable", error=type(error).__name__)
+        return self.settings
 
     @property
     def context(self) -> pipeline.Context:
@@ -110,7 +128,7 @@ def _job_stage(stage: Stage, job_id: str) -> None:
     if claim is None:
         log.debug("claim.none")
         return
-    if routing.mode_now(SITE.settings, claim.job) is Mode.OFF:
+    if _mode_now(context, claim.job) is Mode.OFF:
         jobs.cancel(context.ledger, job_id, "the rules switch this model off")
         log.info("job.cancelled")
         return
@@ -124,6 +142,11 @@ def _job_stage(stage: Stage, job_id: str) -> None:
     log.info("stage.ended", fence=claim.fence)
     for next_stage, ident in following:
         SITE.submit(next_stage, ident, claim.job)
+
+
+def _mode_now(context: pipeline.Context, job: Job) -> Mode:
+    first = next(iter(job.inputs.values()))[0]
+    return routing.mode_now(SITE.rules_now, job, instances.reference(context.ledger, first))
 
 
 def _settle(context: pipeline.Context, claim: jobs.Claim, error: Exception) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from models.card import BadCard
 from node.errors import OverreadError
@@ -38,9 +39,9 @@ def main(settings: Settings, *, as_json: bool) -> int:
         console = Console(highlight=False, soft_wrap=True)
         for line in lines:
             mark = "[green]ok  [/]" if line.holds else "[red]FAIL[/]"
-            console.print(f"{mark} {line.name}: {line.detail}")
+            console.print(f"{mark} {line.name}: {escape(line.detail)}")
             if not line.holds:
-                console.print(f"     -> {line.remedy}")
+                console.print(f"     -> {escape(line.remedy)}")
     return 0 if all(line.holds for line in lines) else 1
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from node import routing
@@ -59,5 +60,5 @@ def _show(answer: dict[str, Any]) -> None:
             verdict = f"[green]taken[/] as {role}: {where['images']} images, {job['mode']}, results to {to}"
             table.add_row(f"{job['model']} {job['version']}", where["series"] or "several", verdict)
     for entry in answer["declined"]:
-        table.add_row(entry["model"], entry["series"], f"not taken: {entry['reason']}")
+        table.add_row(entry["model"], entry["series"], escape(f"not taken: {entry['reason']}"))
     console.print(table)
