@@ -212,6 +212,8 @@ def _request(open_association: Any, parcel: Parcel, transaction_uid: str) -> Non
         status, _ = open_association.send_n_action(information, 1, PUSH_MODEL, WELL_KNOWN_INSTANCE)
     except ValueError as error:  # no accepted context
         raise Refused("the archive does not offer storage commitment") from error
+    except RuntimeError as error:
+        raise Retryable("the association was lost before the commitment request went out") from error
     if "Status" not in status:
         raise Retryable("the association was lost before the archive answered the commitment request")
     if status.Status != 0x0000:

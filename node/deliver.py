@@ -169,7 +169,10 @@ def _names(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _store(open_association: Any, peer: Peer, entry: ParcelObject, path: Path) -> int:
     """Send one file; gives the status with which it is stored. Raises Retryable or Refused for the others."""
-    answer = open_association.send_c_store(path)
+    try:
+        answer = open_association.send_c_store(path)
+    except RuntimeError:  # ended between two objects
+        answer = {}
     if "Status" not in answer:
         raise Retryable(f"{peer.name} ended the association or gave no answer in time for the {entry.kind} object")
     status = int(answer.Status)

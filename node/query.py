@@ -68,6 +68,8 @@ def _find(open_association: Any, level: str, **keys: str | None) -> Iterator[Dat
                 raise Refused(f"the archive refuses the query (status {code:04X})")
     except ValueError as error:  # no accepted context
         raise Refused("the archive does not offer Study Root queries (C-FIND)") from error
+    except RuntimeError as error:
+        raise Retryable("the association was lost before the query went out") from error
 
 
 def _texts(answers: Iterable[Dataset], keyword: str) -> set[str]:

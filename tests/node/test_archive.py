@@ -174,6 +174,10 @@ def test_movescu_moves_a_series_to_a_known_peer(archive: Archive, tmp_path: Path
         archive.peers["OTHER"] = ("127.0.0.1", other.port)
         call(*command, "-aem", "OTHER")
         assert sorted(other.instances(study_uid)) == sorted(str(dcmread(path).SOPInstanceUID) for path in paths[:2])
+        for path in paths[:2]:
+            moved = other.path_of(str(dcmread(path).SOPInstanceUID))
+            assert moved is not None
+            assert data_set_of(moved) == data_set_of(path)
     refused = subprocess.run([*command, "-aem", "NOBODY"], env=PROMPT, capture_output=True, text=True, check=False)
     assert "MoveDestinationUnknown" in refused.stdout + refused.stderr
 

@@ -12,6 +12,7 @@ import pytest
 from node import deliver
 from node.archive import Archive, Faults
 from node.archive.holdings import data_set_of
+from node.errors import Retryable
 from node.ledger import Ledger, deliveries
 from node.study import DeliveryState, Parcel
 from tests.node.conftest import Clock
@@ -103,6 +104,18 @@ def test_only_the_unsent_go_after_an_abort(ledger: Ledger, archive: Archive, clo
     send(ledger, parcel, archive)
     assert stored(archive)[before:] == [uids(parcel)[1]]
     assert state_of(ledger, parcel).state is DeliveryState.ACCEPTED
+
+
+def test_an_association_that_ends_between_two_objects_is_retryable(ledger: Ledger, archive: Archive) -> None:
+    """The peer closes after an answer: the next object is a lost association, not a crash."""
+    peer = peer_at(archive.port)
+    [first, _] = written(ledger).objects
+    contexts = [deliver.build_context(first.sop_class_uid, first.transfer_syntax_uid)]
+    with deliver.association(settings_for(ledger, peer), peer, contexts) as link:
+        assert deliver._store(link, peer, first, ledger.data_dir / first.path) == 0x0000
+        link.abort()
+        with pytest.raises(Retryable):
+            deliver._store(link, peer, first, ledger.data_dir / first.path)
 
 
 def test_out_of_resources_is_tried_again_until_the_attempts_are_spent(ledger: Ledger, archive: Archive, clock: Clock) -> None:
