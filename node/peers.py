@@ -19,6 +19,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from node.errors import Misconfigured, Refused, Retryable
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
@@ -31,9 +32,25 @@ logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 Handler = tuple[Any, Callable[..., Any]] | tuple[Any, Callable[..., Any], list[Any]]
 
 
+class ClosingSocket(AssociationSocket):
+    """A socket that is closed even when it was never connected: pynetdicom leaves that to the garbage collector."""
+
+    def _shutdown_socket(self) -> None:
+        super()._shutdown_socket()
+        if self.socket is not None:
+            self.socket.close()
+
+
+class _Entity(AE):
+    def _create_socket(self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None) -> ClosingSocket:
+        link = ClosingSocket(assoc, address=address)
+        link.tls_args = tls_args
+        return link
+
+
 def application_entity(settings: Settings, ae_title: str) -> AE:
     """Build an application entity with our time-outs, PDU size and implementation identity."""
-    ae = AE(ae_title=ae_title)
+    ae = _Entity(ae_title=ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION
     ae.maximum_pdu_size = settings.node.max_pdu_bytes

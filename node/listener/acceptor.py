@@ -31,10 +31,11 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
-from pynetdicom.transport import AddressInformation, AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import AddressInformation, RequestHandler, ThreadedAssociationServer
 
 from node import journal
 from node.listener.intake import Intake, Reception
+from node.peers import ClosingSocket
 from node.settings import NodeSection
 from node.storage_classes import is_storage_class, keeps_transfer_syntax
 
@@ -59,7 +60,7 @@ class Policy(Reception, Protocol):
         """Give the rejection for a caller, or None."""
 
 
-class Wire(AssociationSocket):
+class Wire(ClosingSocket):
     """A socket on which no read waits for ever or believes a length."""
 
     def __init__(self, link: Link, client_socket: socket.socket) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from node.ledger import open_ledger
+from node.ledger import instances, open_ledger
 from node.listener import Listener
 from node.settings import Peer, Settings
 from node.spool import Spool
@@ -41,3 +41,9 @@ def us(listener: Listener, **changes: Any) -> Peer:
     """Describe the listener as a peer."""
     values = {"name": "us", "ae_title": "OVERREAD", "host": "127.0.0.1", "port": listener.port, "calling_ae": "MODALITY"}
     return Peer.model_validate({**values, **changes})
+
+
+def indexed(listener: Listener, study_uid: str) -> list[Any]:
+    """Give what the ledger holds of a study's first revision."""
+    study = instances.study(listener._ledger, study_uid, 1)
+    return [instance for series in study.series for instance in series.instances]

@@ -79,7 +79,7 @@ def test_connections_hold_no_slots(tmp_path: Path) -> None:
     """Connections that never ask for an association take no slot, and the oldest yields when there are too many."""
     with listening(tmp_path, max_associations=3, association_timeout_s=30) as listener:
         idle = [Caller(listener.port) for _ in range(30)]
-        soon(lambda: idle[0].closed_by_peer())
+        assert idle[0].closed_by_peer()
         assert takes_a_study(listener)
         assert len(listener.connections) <= 20
         for caller in idle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from io import BytesIO
 
 import numpy as np
@@ -66,8 +67,7 @@ def pdf() -> Dataset:
 
 def encoded(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     """Encode a data set; compressed syntaxes get its pixel data as one opaque fragment."""
-    out = Dataset()
-    out.update(ds)
+    out = deepcopy(ds)
     out.file_meta = FileMetaDataset()
     out.file_meta.TransferSyntaxUID = syntax
     natives = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian}
