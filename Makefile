@@ -57,7 +57,7 @@ bench: $(STAMP)
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 train-chest-ct: $(STAMP)
-	$(BIN)/python -m models.starter.chest_ct.training
+	$(BIN)/python -m models.starter.chest_ct.train
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

@@ -1,0 +1,157 @@
+"""The whole path with a PACS that others wrote: Orthanc routes, the node analyses, Orthanc commits; DCMTK sends and asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from overread.sample import Scan, Truth
+from tests import phantoms
+from tests.real import dcmtk
+from tests.real.node import Site, site
+from tests.real.processes import wait_for
+from tests.real.validators import iod_faults, report_text
+from tests.servers import shared
+from tests.test_orientation import read_with_dcmqi
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+RESULT_S = 420
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Run one Orthanc and one node for this file's tests."""
+    with site(tmp_path_factory.mktemp("site")) as running_site:
+        yield running_site
+
+
+@pytest.fixture(scope="module")
+def analysed(pacs: Site, tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """Import a chest CT with PHI into Orthanc, and wait until the archive has committed to its results."""
+    folder = tmp_path_factory.mktemp("chest")
+    truth = phantoms.thorax(folder, Scan(patient=phantoms.PHI))
+    pacs.archive.upload(list(truth.files))
+    wait_for(lambda: "COMMITTED" in str(pacs.node.status(truth.study_instance_uid)), seconds=RESULT_S, what="COMMITTED", every_s=2)
+    return truth
+
+
+def _results(pacs: Site, truth: Truth, folder: Path) -> dict[str, Path]:
+    """Fetch SEG and SR from the archive."""
+    paths = {}
+    for modality in ("SEG", "SR"):
+        (instance,) = pacs.archive.find(truth.study_instance_uid, modality)
+        paths[modality] = folder / f"{modality}.dcm"
+        paths[modality].write_bytes(pacs.archive.file(instance))
+    return paths
+
+
+def test_a_routed_study_comes_back_with_lungs_and_nodules_where_they_are(pacs: Site, analysed: Truth, tmp_path: Path) -> None:
+    """What Orthanc holds in the end, read by dcmqi, agrees with the generator's formulas in patient coordinates."""
+    found = read_with_dcmqi(_results(pacs, analysed, tmp_path)["SEG"], tmp_path / "dcmqi")
+    for side in ("left", "right"):
+        ((mask, centres),) = found[f"{side.capitalize()} lung"]
+        truly = analysed.in_lung("left" if side == "left" else "right", centres)
+        dice = 2 * (mask & truly).sum() / (mask.sum() + truly.sum())
+        assert dice > 0.9, f"{side} lung: Dice {dice:.3f}"
+    marks = [centres[mask].mean(axis=0) for label, entries in found.items() if label.startswith("Nodule") for mask, centres in entries]
+    for nodule in analysed.nodules:
+        if nodule.diameter_mm >= 10:  # the card promises no smaller ones
+            assert min(np.linalg.norm(mark - nodule.centre_mm) for mark in marks) < nodule.diameter_mm / 2
+
+
+def test_what_arrived_is_valid_and_readable(pacs: Site, analysed: Truth, tmp_path: Path) -> None:
+    """Dciodvfy finds no error, dsrdump reads the report, and a viewer's query lists both series."""
+    paths = _results(pacs, analysed, tmp_path)
+    for path in paths.values():
+        assert [fault for fault in iod_faults(path) if fault.startswith("Error")] == []
+    text = report_text(paths["SR"])
+    assert "Imaging Measurement Report" in text
+    assert "UNVERIFIED" in text.upper()
+    assert dcmtk.findscu(pacs.archive.dicom_port, analysed.study_instance_uid) == ["CT", "SEG", "SR"]
+
+
+def test_the_result_carries_the_patient_and_the_log_does_not(pacs: Site, analysed: Truth, tmp_path: Path) -> None:
+    """Patient and order are copied into the objects; no log line, file name or status names them."""
+    report = pydicom.dcmread(_results(pacs, analysed, tmp_path)["SR"])
+    assert str(report.PatientName).startswith("Qvortrup")
+    assert report.AccessionNumber == phantoms.PHI.accession
+    said = pacs.node.said() + str(pacs.node.status(analysed.study_instance_uid))
+    names = " ".join(str(path.relative_to(pacs.node.data_dir)) for path in pacs.node.data_dir.rglob("*"))
+    for word in phantoms.PHI_WORDS:
+        assert word not in said
+        assert word not in names
+
+
+def test_the_same_study_again_makes_no_second_result(pacs: Site, analysed: Truth, tmp_path: Path) -> None:
+    """Sent again by DCMTK, and once more after its image files are gone from the node, it has the same SEG and SR."""
+    before = sorted(pacs.archive.find(analysed.study_instance_uid))
+    jobs = _job_ids(pacs, analysed)
+    assert len(jobs) == 1
+    dcmtk.dcmsend(pacs.node.port, analysed.files[0].parent)
+    _settle(pacs, analysed)
+    assert _job_ids(pacs, analysed) == jobs
+    for path in (pacs.node.data_dir / "incoming").rglob("*.dcm"):
+        path.unlink()
+    dcmtk.dcmsend(pacs.node.port, analysed.files[0].parent)
+    _settle(pacs, analysed)
+    assert _job_ids(pacs, analysed) == jobs
+    assert sorted(pacs.archive.find(analysed.study_instance_uid)) == before
+
+
+def test_a_gantry_tilt_is_declined_with_its_reason(pacs: Site) -> None:
+    """A real head CT with a tilted gantry is acknowledged, kept, and declined in words."""
+    folder = shared("data/head_ct_ge_tilt")
+    files = sorted(folder.glob("*.dcm"))
+    dcmtk.storescu(pacs.node.port, files)
+    study = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
+    wait_for(lambda: "DECLINED" in str(pacs.node.status(study)), seconds=90, what="a decline", every_s=1)
+    assert len(list((pacs.node.data_dir / "incoming").rglob("*.dcm"))) >= len(files)
+
+
+def test_a_compressed_ct_is_kept_verbatim_and_answered(pacs: Site) -> None:
+    """A real JPEG 2000 CT is stored byte for byte; each model takes it or says why not."""
+    folder = shared("data/body_ct_totalseg_dicom/example_ct_dicom")
+    dcmtk.dcmsend(pacs.node.port, folder)
+    sources = [pydicom.dcmread(path) for path in folder.iterdir()]
+    kept = {}
+    for path in (pacs.node.data_dir / "incoming").rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        kept[dataset.SOPInstanceUID] = dataset
+    for source in sources:
+        assert kept[source.SOPInstanceUID].PixelData == source.PixelData
+        assert kept[source.SOPInstanceUID].file_meta.TransferSyntaxUID == source.file_meta.TransferSyntaxUID
+    study = str(sources[0].StudyInstanceUID)
+    wait_for(
+        lambda: {"DECLINED", "WRITTEN"} & set(str(pacs.node.status(study)).replace("'", " ").split()),
+        seconds=300,
+        what="an answer",
+        every_s=2,
+    )
+
+
+def test_an_incomplete_series_is_declined_and_completed_later(pacs: Site, tmp_path: Path) -> None:
+    """Without one slice there is a reason and no result; the late slice makes a revision that is analysed."""
+    plan = Scan(nodules_mm=(14.0,), identity="late", patient=phantoms.PHI)
+    lacking = phantoms.thorax(tmp_path / "lacking", replace(plan, missing=(41,)))
+    dcmtk.dcmsend(pacs.node.port, tmp_path / "lacking")
+    wait_for(lambda: "DECLINED" in str(pacs.node.status(lacking.study_instance_uid)), seconds=120, what="a decline", every_s=1)
+    assert pacs.archive.find(lacking.study_instance_uid, "SR") == []
+    whole = phantoms.thorax(tmp_path / "whole", plan)
+    dcmtk.storescu(pacs.node.port, [whole.files[41]])
+    wait_for(lambda: pacs.archive.find(whole.study_instance_uid, "SR"), seconds=RESULT_S, what="the report", every_s=2)
+
+
+def _job_ids(pacs: Site, truth: Truth) -> list[str]:
+    """Give the jobs of a study by `overread status`."""
+    return sorted({str(job["job_id"]) for job in pacs.node.status(truth.study_instance_uid)["jobs"]})
+
+
+def _settle(pacs: Site, truth: Truth) -> None:
+    """Wait until the newest revision has been planned and nothing is under way."""
+    busy = ("RECEIVING", "COMPLETE'", "QUEUED", "RUNNING", "PENDING", "SENT'")
+    wait_for(lambda: not any(word in str(pacs.node.status(truth.study_instance_uid)) for word in busy), seconds=120, what="rest", every_s=2)
