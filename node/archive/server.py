@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import PresentationContext, build_context
@@ -40,6 +40,30 @@ class Reception:
     calling_ae: str
     sop_instance_uid: str
     status: int
+
+
+class _OnDisk(Dataset):
+    """An instance that C-MOVE names to pynetdicom, which takes data sets only; its bytes stay in the file."""
+
+    def __init__(self, held: Held) -> None:
+        super().__init__()
+        self.SOPInstanceUID = held.sop_instance_uid  # reported by pynetdicom when the peer does not take it
+        self.held_path = held.path
+
+
+class _VerbatimAE(AE):
+    """An AE whose associations send an _OnDisk from its file, never decoded."""
+
+    def associate(self, *arguments: Any, **options: Any) -> Any:
+        """Request an association."""
+        association = super().associate(*arguments, **options)
+        send = association.send_c_store
+
+        def send_file(dataset: Any, **more: Any) -> Dataset:
+            return send(dataset.held_path if isinstance(dataset, _OnDisk) else dataset, **more)
+
+        association.send_c_store = send_file  # type: ignore[method-assign, assignment]
+        return association
 
 
 class Archive:
@@ -173,7 +197,7 @@ class Archive:
         return taken
 
     def _build_ae(self) -> Any:
-        ae = AE(ae_title=self.ae_title)
+        ae = _VerbatimAE(ae_title=self.ae_title)
         ae.require_called_aet = True
         ae.maximum_pdu_size = _MAX_PDU_BYTES
         ae.add_supported_context(_VERIFICATION)
@@ -246,7 +270,7 @@ class Archive:
         yield (*peer, {"contexts": _requested(chosen), "evt_handlers": [(evt.EVT_CONN_OPEN, _no_delay)]})
         yield len(chosen)
         for held in chosen:
-            yield 0xFF00, dcmread(held.path)
+            yield 0xFF00, _OnDisk(held)
 
     def _on_action(self, event: Any) -> tuple[int, None]:
         request = event.request
