@@ -28,6 +28,10 @@ ANSWER_S = 5.0
 _Answer = TypeVar("_Answer")
 
 
+class BrokerAway(Retryable):
+    """The broker cannot be reached; what is due stays due."""
+
+
 class Broker:
     """Sends stage messages; connects when first used, and again after the broker was away."""
 
@@ -45,7 +49,7 @@ class Broker:
     def submit(self, stage: Stage, ident: str, priority: int) -> None:
         """Send one message: the job's id, or the delivery's for `deliver`. Priority 0 is the highest.
 
-        Idempotent: a message too many finds no claim. Raises Retryable while the broker is away.
+        Idempotent: a message too many finds no claim. Raises BrokerAway, a Retryable.
         """
         queue = QUEUE_OF[stage]
         once = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
@@ -54,7 +58,7 @@ class Broker:
                 f"overread.{stage}", args=[ident], queue=queue, priority=priority, retry=True, retry_policy=once, ignore_result=True
             )
         except (KombuError, redis.RedisError, OSError) as error:
-            raise Retryable(f"the broker does not take messages: {type(error).__name__}") from error
+            raise BrokerAway(f"the broker does not take messages: {type(error).__name__}") from error
 
     def incarnation(self) -> str:
         """Give the broker's run id: another one means that it was started anew and may have forgotten messages."""
@@ -100,4 +104,4 @@ def _ask(settings: Settings, question: Callable[[Any], _Answer]) -> _Answer:
     except (redis.AuthenticationError, ValueError) as error:
         raise Misconfigured(f"[broker] url is refused by the broker ({type(error).__name__}); check its user and password") from error
     except (redis.RedisError, OSError) as error:
-        raise Retryable(f"the broker does not answer: {type(error).__name__}; is it running, and is [broker] url right?") from error
+        raise BrokerAway(f"the broker does not answer: {type(error).__name__}; is it running, and is [broker] url right?") from error

@@ -137,7 +137,7 @@ def _index_batch(ledger: Ledger, connection: Connection, batch: Sequence[Instanc
     for entry, _, _ in news.values():
         if not _is_ours(entry, ours):
             arrivals[entry.study_instance_uid].append(entry)
-    numbers = {uid: arrive(ledger, connection, uid, {entry.series_instance_uid for entry in some}) for uid, some in arrivals.items()}
+    numbers = {uid: arrive(ledger, connection, uid, some) for uid, some in arrivals.items()}
     rows = []
     for entry, conflict, again in news.values():
         state = {"conflict": conflict, "removed": False, "revision": 0 if _is_ours(entry, ours) else numbers[entry.study_instance_uid]}

@@ -7,7 +7,6 @@ inputs that image does not change keeps its id and goes on under the new revisio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ from node.ledger.schema import (
     REVISIONS,
 )
 from node.settings import AssemblySection
-from node.study import DeliveryState, JobPlan, JobState, Plan, RevisionState, Stage
+from node.study import DeliveryState, Instance, JobPlan, JobState, Plan, RevisionState, Stage
 
 _LIVE = (JobState.QUEUED, JobState.RUNNING)
 _GONE = (JobState.SUPERSEDED, JobState.CANCELLED)
@@ -84,12 +83,13 @@ def due(ledger: Ledger, now: float, assembly: AssemblySection) -> list[Revision]
         return [_revision(row) for row in connection.execute(quiet.order_by(REVISIONS.c.last_arrival_at))]
 
 
-def arrive(ledger: Ledger, connection: Connection, study_uid: str, series_uids: AbstractSet[str]) -> int:
-    """Open or extend the RECEIVING revision of a study for new images of these series; returns its number.
+def arrive(ledger: Ledger, connection: Connection, study_uid: str, images: Sequence[Instance]) -> int:
+    """Open or extend the RECEIVING revision of a study for new images; returns its number.
 
-    Older jobs that used one of the series and of which nothing was sent are SUPERSEDED.
+    Older jobs that used one of the images' series and of which nothing was sent are SUPERSEDED.
     """
     now = ledger.clock()
+    series_uids = {entry.series_instance_uid for entry in images}
     latest = sa.select(REVISIONS).where(REVISIONS.c.study_instance_uid == study_uid).order_by(REVISIONS.c.number.desc()).limit(1)
     row = connection.execute(latest).one_or_none()
     if row is not None and row.state == RevisionState.RECEIVING:
@@ -112,6 +112,7 @@ def arrive(ledger: Ledger, connection: Connection, study_uid: str, series_uids: 
             "last_arrival_at": now,
             "quiet_factor": 1 if row is None else min(row.quiet_factor * 2, 1 << 16),
             "released": False,
+            "accession_number": _accession(images),
         }
         connection.execute(sa.insert(REVISIONS).values(values))
     return int(number)
@@ -273,6 +274,11 @@ def _supersede_revision(connection: Connection, study_uid: str, old: int, number
 
 def _replaced(number: int) -> str:
     return f"images arrived late: revision {number} replaces it"
+
+
+def _accession(images: Sequence[Instance]) -> str | None:
+    found = (str(entry.header.get("AccessionNumber") or "").replace("\0", "").strip() for entry in images)
+    return next((number[:64] for number in found if number), None)
 
 
 def _summary(plan: Plan, done: int) -> str | None:

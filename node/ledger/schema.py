@@ -69,6 +69,8 @@ REVISIONS = Table(
     Column("ended_at", Float),
     Column("quiet_factor", Integer, nullable=False),
     Column("released", Boolean, nullable=False),
+    # Only looked up by ("where is my study"), never shown.
+    Column("accession_number", String(64), index=True),
     Column("evidence", Text),
     Column("reason", Text),
     UniqueConstraint("study_instance_uid", "number"),

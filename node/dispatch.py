@@ -1,0 +1,239 @@
+"""The loop: assemble, route, submit, sweep. Any number of processes may run it; every step is a compare-and-set.
+
+Nothing here waits for the network: what talks to archives, or removes files, runs in threads of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from models import card
+from models.card import ShelvedCard
+from node import assembly, commitment, journal, retention, routing
+from node.broker import Broker, BrokerAway
+from node.errors import Misconfigured, OverreadError, Retryable
+from node.ledger import Ledger, deliveries, instances, jobs, open_ledger, revisions
+from node.ledger.revisions import Revision
+from node.settings import Settings
+from node.settings import load as load_settings
+from node.study import Delivery, Job, Mode, RevisionState, Stage
+
+log = journal.get("dispatch")
+
+STEP_S = 0.5
+BROKER_LOOK_S = 5.0
+RETENTION_S = 600.0
+THREADS = 8
+
+
+def serve(settings: Settings, stop: threading.Event, config: Path | None = None) -> None:
+    """Run steps until `stop`; outages of ledger and broker are waited out. Raises Misconfigured at start.
+
+    `config` is the settings' file: a change of its rules takes effect without a restart.
+    """
+    ledger = open_ledger(settings)
+    dispatcher = Dispatcher(settings, ledger, known_cards(settings), config)
+    log.info("dispatch.started", models=sorted(dispatcher.cards))
+    try:
+        while not stop.is_set():
+            dispatcher.guarded_step()
+            stop.wait(STEP_S)
+    finally:
+        dispatcher.close()
+        ledger.close()
+        log.info("dispatch.stopped")
+
+
+def known_cards(settings: Settings) -> dict[str, ShelvedCard]:
+    """Read the model cards the settings name and check the rules against them; raises Misconfigured."""
+    try:
+        cards = card.discover(card.folders(settings.models.dir, starters=settings.models.starters))
+    except card.BadCard as error:
+        raise Misconfigured(str(error)) from error
+    routing.check_rules(settings.rules, cards)
+    return cards
+
+
+class Dispatcher:
+    """One process's share of the loop; all that must not be forgotten is in the ledger."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, cards: Mapping[str, ShelvedCard], config: Path | None = None) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.cards = cards
+        self._config = config
+        self._config_read_at = _changed_at(config)
+        self._broker = Broker(settings)
+        self._incarnation: str | None = None
+        self._broker_due = 0.0
+        self._retention_due = 0.0
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dispatch")
+        self._running: dict[str, Future[None]] = {}
+        self._away: dict[str, str] = {}
+
+    def guarded_step(self) -> None:
+        """Take a step; trouble is journalled and left to the next one."""
+        try:
+            self.step()
+            self._back("ledger")
+        except Retryable as error:
+            self._note_away("ledger", error.reason)
+        except Exception as error:  # noqa: BLE001 -- the process edge: one broken row must not stop the others
+            _broke("step", error)
+
+    def step(self) -> None:
+        """Do all that is due now. Idempotent; raises Retryable while the ledger is away."""
+        self._read_rules()
+        assembly.freeze(self.ledger, self.settings.assembly)
+        for revision in revisions.in_state(self.ledger, RevisionState.COMPLETE):
+            self._plan(revision)
+        for job in jobs.expired(self.ledger):
+            log.warning("job.lost", job=job.job_id, stage=job.stage, attempt=job.attempt, state=job.state)
+        for delivery in deliveries.lost_senders(self.ledger, self.ledger.clock()):
+            log.warning("delivery.lost", delivery=delivery.delivery_id, destination=delivery.destination, attempt=delivery.attempt)
+        self._submit()
+        self._chase()
+        if self.ledger.clock() >= self._retention_due:
+            self._retention_due = self.ledger.clock() + RETENTION_S
+            self._aside("retention", lambda: retention.sweep(self.settings, self.ledger))
+
+    def close(self) -> None:
+        """Wait for the threads and give the broker's connections back."""
+        self._pool.shutdown(wait=True)
+        self._broker.close()
+
+    def wait(self) -> None:
+        """Wait until what runs aside has ended."""
+        for future in list(self._running.values()):
+            future.result()
+
+    def _read_rules(self) -> None:
+        """Take the file's rules when it has changed; rules that are wrong leave the old ones in force."""
+        changed_at = _changed_at(self._config)
+        if self._config is None or changed_at == self._config_read_at:
+            return
+        self._config_read_at = changed_at
+        try:
+            rules = load_settings(self._config).rules
+            routing.check_rules(rules, self.cards)
+        except Misconfigured as error:
+            log.warning("rules.refused", alert=True, reason=error.reason)
+            return
+        self.settings = self.settings.model_copy(update={"rules": rules})
+        log.info("rules.read_again", rules=len(rules))
+
+    def _plan(self, revision: Revision) -> None:
+        """Hold, plan or decline one frozen revision; a study that breaks routing is held, not tried for ever."""
+        names: dict[str, Any] = {"study": revision.study_instance_uid, "revision": revision.number}
+        try:
+            study = instances.study(self.ledger, revision.study_instance_uid, revision.number)
+            reason = assembly.hold_reason(self.ledger, revision, study)
+            plan = routing.route(study, self.cards, self.settings.rules, self.settings.destinations())
+        except OverreadError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- headers are whatever a device wrote
+            reason = f"routing cannot read this study's headers ({type(error).__name__}); please report it"
+            _broke("routing", error, **names)
+        if reason is not None:
+            if revisions.hold(self.ledger, revision, reason):
+                log.warning("revision.held", alert=True, reason=reason, **names)
+        elif revisions.plan(self.ledger, revision.revision_id, plan):
+            log.info("revision.planned", jobs=[job.job_id for job in plan.jobs], declined=len(plan.declined), **names)
+
+    def _submit(self) -> None:
+        """Send what has no fresh message; while the broker is away everything stays due."""
+        now = self.ledger.clock()
+        if self._away.get("broker") and now < self._broker_due:
+            return
+        try:
+            if now >= self._broker_due:
+                self._look_at_broker()
+                self._broker_due = now + BROKER_LOOK_S
+            for job in jobs.queued(self.ledger):
+                self._submit_job(job)
+            for delivery in deliveries.due(self.ledger, self.ledger.clock()):
+                self._broker.submit(Stage.DELIVER, delivery.delivery_id, jobs.get(self.ledger, delivery.job_id).priority)
+                deliveries.submitted(self.ledger, delivery.delivery_id)
+            self._back("broker")
+        except BrokerAway as error:
+            self._note_away("broker", error.reason)
+            self._broker_due = now + 1.0
+
+    def _look_at_broker(self) -> None:
+        """After a start of the broker, or of ours, every message may be lost: all of them go out again."""
+        incarnation = self._broker.incarnation()
+        if incarnation != self._incarnation:
+            count = jobs.resubmit_all(self.ledger)
+            log.info("broker.found", messages_due=count)
+            self._incarnation = incarnation
+
+    def _submit_job(self, job: Job) -> None:
+        first = next((uids[0] for uids in job.inputs.values() if uids), None)
+        reference = None if first is None else instances.reference(self.ledger, first)
+        if routing.mode_now(self.settings, job, reference) is Mode.OFF:
+            if jobs.cancel(self.ledger, job.job_id, "the rules switch this model off"):
+                log.info("job.cancelled", job=job.job_id)
+            return
+        self._broker.submit(job.stage, job.job_id, job.priority)
+        jobs.submitted(self.ledger, job, job.stage)
+
+    def _chase(self) -> None:
+        """Look after deliveries without a commitment report, each destination in a thread of its own."""
+        timeouts = {peer.name: peer.commitment_timeout_s for peer in self.settings.peers}
+        now = self.ledger.clock()
+        waiting: dict[str, list[Delivery]] = defaultdict(list)
+        for delivery in deliveries.waiting_for_commitment(self.ledger, now, timeouts):
+            waiting[delivery.destination].append(delivery)
+        for destination, some in waiting.items():
+            before = now - timeouts.get(destination, 0.0)
+            self._aside(f"to {destination}", lambda some=some, before=before: self._chase_all(some, before))  # type: ignore[misc]
+
+    def _chase_all(self, some: list[Delivery], before: float) -> None:
+        for delivery in some:
+            if deliveries.checked(self.ledger, delivery, before):
+                commitment.chase(self.settings, self.ledger, delivery)
+
+    def _aside(self, name: str, act: Callable[[], None]) -> None:
+        """Run in a thread unless the last run of that name still goes on."""
+        last = self._running.get(name)
+        if last is None or last.done():
+            self._running[name] = self._pool.submit(self._guarded, name, act)
+
+    def _guarded(self, name: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+            self._back(name)
+        except OverreadError as error:
+            self._note_away(name, error.reason)
+        except Exception as error:  # noqa: BLE001 -- the thread's edge
+            _broke(name, error)
+
+    def _note_away(self, what: str, reason: str) -> None:
+        """Journal an outage once, not every half second."""
+        if self._away.get(what) != reason:
+            log.warning("dispatch.waits", what=what, reason=reason)
+            self._away[what] = reason
+
+    def _back(self, what: str) -> None:
+        if self._away.pop(what, None) is not None:
+            log.info("dispatch.goes_on", what=what)
+
+
+def _changed_at(config: Path | None) -> float | None:
+    try:
+        return None if config is None else config.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _broke(what: str, error: BaseException, **names: Any) -> None:
+    """Journal an error with its traceback as places only: an exception's words may quote a header."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    log.error("dispatch.broke", what=what, error=type(error).__name__, where=where, **names)
