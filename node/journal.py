@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -22,6 +24,29 @@ def _drop_phi(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Ma
     return {key: value for key, value in event.items() if key not in FORBIDDEN_KEYS}
 
 
+def places(error: BaseException) -> list[str]:
+    """Give an error's type and where it came through, without its words: they may quote a data set."""
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    return [type(error).__name__, *(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)]
+
+
+def _places_only(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    given = event.pop("exc_info", None)
+    error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None
+    if error is not None:
+        event["exception"] = places(error)
+    return event
+
+
+def _name_process(process: str) -> Any:
+    """Give a processor that names the process in every thread's events."""
+
+    def name(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {"process": process, **event}
+
+    return name
+
+
 def configure(*, process: str, json_lines: bool = True, level: str = "INFO") -> None:
     """Set up logging of one process: JSON lines on stderr, or a readable form for a terminal."""
     renderer: Any = structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -30,7 +55,8 @@ def configure(*, process: str, json_lines: bool = True, level: str = "INFO") -> 
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            _name_process(process),
+            _places_only,
             _drop_phi,
             renderer,
         ],
@@ -38,7 +64,6 @@ def configure(*, process: str, json_lines: bool = True, level: str = "INFO") -> 
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     # Libraries may print data set contents at DEBUG and names at INFO: only their warnings pass.
     line = '{"logger":"%(name)s","level":"%(levelname)s","event":"%(message)s"}'
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=line)

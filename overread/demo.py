@@ -61,7 +61,7 @@ class Outcome:
 
 def main(wish: Wish) -> int:
     """Run the demo; exit code 0 only when the archive's own copy is right. Raises Refused, Retryable, Misconfigured."""
-    console = Console(stderr=wish.as_json, highlight=False)
+    console = Console(stderr=wish.as_json, highlight=False, soft_wrap=True)
     out = _fresh(wish.out)
     external = address.peer(wish.archive, name="archive").model_copy(update={"query": True}) if wish.archive else None
     truth = None

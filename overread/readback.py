@@ -20,6 +20,7 @@ SR_CLASSES = ("1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.88.33")
 MEASUREMENT_GROUP = "125007"
 TRACKING_UID = "112040"
 TRACKING_IDENTIFIER = "112039"
+COMMENT = "121106"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,7 @@ def report(path: Path) -> Report:
             group = _group(item)
             before = groups.get(group.tracking_uid)
             groups[group.tracking_uid] = group if before is None else _joined(before, group)
-    sentences = tuple(str(item.TextValue) for item in _walk(dataset) if item.get("ValueType") == "TEXT")
+    sentences = tuple(str(item.TextValue) for item in _walk(dataset) if item.get("ValueType") == "TEXT" and _name(item) == COMMENT)
     referenced = frozenset(
         str(reference.ReferencedSOPInstanceUID) for item in _walk(dataset) for reference in item.get("ReferencedSOPSequence") or []
     )

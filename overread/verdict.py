@@ -115,8 +115,9 @@ def report_agrees(report: Report, segments: Sequence[Segment], known: set[str]) 
     for segment in segments:
         group = by_tracking.get(segment.tracking_uid)
         for meaning, value, unit in group.numbers if group else ():
-            if meaning.lower() == "volume" and unit in TO_ML:
+            if meaning.lower() == "volume" and unit.lower() in TO_ML:
                 compared += 1
-                worst = max(worst, abs(value * TO_ML[unit] / segment.volume_ml - 1))
+                worst = max(worst, abs(value * TO_ML[unit.lower()] / segment.volume_ml - 1))
     detail = f"{compared} volumes, at most {worst:.2%} apart"
-    return [*checks, Check(name="SR's volumes are the SEG's", holds=worst <= SR_VOLUME_PART, detail=detail)]
+    holds = worst <= SR_VOLUME_PART and (compared > 0 or not by_tracking)
+    return [*checks, Check(name="SR's volumes are the SEG's", holds=holds, detail=detail)]

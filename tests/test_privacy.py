@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import redis
+from rich.console import Console
 
-from node import broker, send, status
+from node import broker, send
 from node.ledger import open_ledger
 from node.settings import Settings
 from overread import machine
+from overread.progress import Follower
 from overread.sample import Scan
 from tests import phantoms
 from workers import folder
@@ -71,14 +73,6 @@ def overheard(settings: Settings) -> Iterator[list[bytes]]:
         thread.join(10)
 
 
-def ended(facts: dict[str, object]) -> bool:
-    """Tell whether the study's work and its deliveries have ended."""
-    jobs = facts["jobs"]
-    assert isinstance(jobs, list)
-    deliveries = [entry for job in jobs for entry in job["deliveries"]]
-    return bool(deliveries) and all(entry["state"] in {"COMMITTED", "ACCEPTED", "FAILED"} for entry in deliveries)
-
-
 def test_a_whole_run_says_nothing_of_the_patient(tmp_path: Path) -> None:
     """Logs, messages, work files' and parcels' names of a study that is analysed, one that is declined and one that is refused hold no PHI."""
     truth = phantoms.thorax(tmp_path / "chest", SCAN)
@@ -89,12 +83,14 @@ def test_a_whole_run_says_nothing_of_the_patient(tmp_path: Path) -> None:
                 files = folder.read(tmp_path / name)
                 assert send.store(site.settings, site.node, files).stored == len(files)
             ledger = open_ledger(site.settings)
-            assert machine.wait_for(lambda: ended(status.of_study(ledger, truth.study_instance_uid)), 240)
+            assert Follower(Console(quiet=True), ledger, truth.study_instance_uid).follow(240)["jobs"][0]["state"] == "WRITTEN"
             assert [path.suffix for path in (site.settings.data_dir / "parcels").rglob("*.dcm")] == [".dcm", ".dcm"]
         text = [(str(path), path.read_bytes()) for path in tmp_path.glob("site/*.log")]
     assert any(b"stage.ended" in content for _name, content in text), "the run left no journal to search"
     assert any(b"overread.prepare" in line for line in lines), "no message was overheard"
-    assert any(truth.study_instance_uid.encode() in content for _name, content in text), "UIDs may be logged, and show that the search works"
+    assert any(truth.study_instance_uid.encode() in content for _name, content in text), (
+        "UIDs may be logged, and show that the search works"
+    )
     assert leaks(phantoms.PHI_WORDS, [*text, *messages(lines), *file_names(tmp_path / "site")]) == []
 
 
@@ -105,6 +101,6 @@ def test_the_search_finds_a_planted_leak(tmp_path: Path, word: str) -> None:
     path.write_bytes(b"")
     body = base64.b64encode(f'[["{word}"], {{}}, {{}}]'.encode())
     assert leaks(phantoms.PHI_WORDS, [("journal", f'{{"event":"x","name":"{word}"}}'.encode())])
-    assert leaks(phantoms.PHI_WORDS, messages([b'{\'command\': \'LPUSH cpu {"body": "' + body + b'"}\'}']))
+    assert leaks(phantoms.PHI_WORDS, messages([b"{'command': 'LPUSH cpu {\"body\": \"" + body + b"\"}'}"]))
     assert leaks(phantoms.PHI_WORDS, file_names(tmp_path))
     assert not leaks(phantoms.PHI_WORDS, [("journal", b"nothing")])

@@ -6,11 +6,13 @@ that comes twice, or late, finds no claim in the ledger and ends.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_process_init, worker_ready
 
 from node.broker import broker_url
@@ -68,6 +70,8 @@ def run(settings: Settings, queue: str, config: Path | None = None, on_ready: Ca
     from workers import tasks  # noqa: PLC0415 -- tasks import this module
 
     configure(settings)
+    # What Celery warns a superuser of is pickle; ours takes JSON only.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     tasks.SITE.settings, tasks.SITE.config, tasks.SITE.queue = settings, config, queue
     setup_logging.connect(_leave_logging_alone, weak=False)
     worker_process_init.connect(_start_child, weak=False)

@@ -6,7 +6,6 @@ retries the ledger does not need.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,7 +116,7 @@ def _at_the_edge(run: Callable[[Stage, str], None], stage: Stage, ident: str) ->
     try:
         run(stage, ident)
     except Exception as error:  # noqa: BLE001 -- the process edge
-        log.error("task.broke", error=type(error).__name__, where=_where(error))  # noqa: TRY400 -- its message may quote a data set
+        log.exception("task.broke", error=type(error).__name__)
     finally:
         structlog.contextvars.unbind_contextvars("stage", "ident")
 
@@ -171,7 +170,7 @@ def _settle(context: pipeline.Context, claim: jobs.Claim, error: Exception) -> N
         log.warning("stage.retry", reason=reason)
         jobs.release(ledger, claim, str(reason), delay_s)
     else:
-        log.error("stage.broke", error=type(error).__name__, where=_where(error))
+        log.error("stage.broke", error=type(error).__name__, exc_info=error)
         jobs.release(ledger, claim, f"unexpected {type(error).__name__}", delay_s)
 
 
@@ -187,9 +186,3 @@ def _delivery(_stage: Stage, delivery_id: str) -> None:
 def _rhythm(stage: Stage) -> Rhythm:
     limits = SITE.settings.workers
     return Rhythm(lease_s=limits.lease_s, renew_s=limits.renew_s, limit_s=limits.time_limit_s[stage])
-
-
-def _where(error: BaseException) -> list[str]:
-    """Give the traceback as places only: an exception's words may quote a data set."""
-    frames = traceback.extract_tb(error.__traceback__)[-8:]
-    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]

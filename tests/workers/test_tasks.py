@@ -14,6 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from models.card import BadCard
 from models.vocabulary import Unfit
+from node import journal
 from node.errors import Misconfigured, Refused, Retryable
 from node.ledger import Ledger, jobs
 from node.settings import Settings
@@ -91,11 +92,11 @@ def test_a_stage_that_always_breaks_fails_after_its_attempts(site: tasks.Site, m
 def test_the_journal_tells_the_place_and_never_the_words(site: tasks.Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unexpected error's type and traceback places are logged; its message, which may quote a header, is not."""
     lines = structlog.testing.CapturingLogger()
-    monkeypatch.setattr(tasks, "log", structlog.wrap_logger(lines, processors=[structlog.processors.JSONRenderer()]))
+    monkeypatch.setattr(tasks, "log", structlog.wrap_logger(lines, processors=[journal._places_only, structlog.processors.JSONRenderer()]))
     run_with(raising(ValueError("bad value for PatientName: Qvortrup^Zebediah")), site.context.ledger, monkeypatch)
     (broke,) = [json.loads(call.args[0]) for call in lines.calls if "stage.broke" in call.args[0]]
     assert broke["error"] == "ValueError"
-    assert any("test_tasks.py" in place for place in broke["where"])
+    assert any("test_tasks.py" in place for place in broke["exception"])
     assert "Qvortrup" not in repr(lines.calls)
 
 
