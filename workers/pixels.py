@@ -11,12 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, ExplicitVRBigEndian
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
 
 from node.errors import Refused
 
@@ -27,6 +43,21 @@ UNREADABLE = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
     OSError, RuntimeError, TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
+
+# Ref: PS3.6 A. What is not here (RLE, big endian) pydicom decodes itself.
+_CODECS = {
+    JPEGBaseline8Bit: "jpeg8_decode",
+    JPEGExtended12Bit: "jpeg8_decode",
+    JPEGLossless: "jpeg8_decode",
+    JPEGLosslessSV1: "jpeg8_decode",
+    JPEGLSLossless: "jpegls_decode",
+    JPEGLSNearLossless: "jpegls_decode",
+    JPEG2000Lossless: "jpeg2k_decode",
+    JPEG2000: "jpeg2k_decode",
+    HTJ2KLossless: "jpeg2k_decode",
+    HTJ2KLosslessRPCL: "jpeg2k_decode",
+    HTJ2K: "jpeg2k_decode",
+}
 
 AIR_HU = -1024  # what lies outside a CT's field of view is given as air
 HIGHEST_TISSUE_HU = 3071  # above it a padding value cannot be taken for tissue
@@ -114,7 +145,7 @@ def stored_values(dataset: Dataset) -> NDArray[Any]:
             raise Refused("An image's pixel data is shorter than its rows and columns ask for.")
         values = np.frombuffer(dataset.PixelData, dtype=kind, count=shape[0] * shape[1]).reshape(shape)
     else:
-        values = pixel_array(dataset)
+        values = _decompressed(dataset, np.dtype(f"{'i' if signed else 'u'}{bits // 8}"))
     if values.shape != shape:
         raise Refused("An image's pixel data does not have the rows and columns it claims.")
     if used < bits and high >= used - 1:
@@ -123,6 +154,20 @@ def stored_values(dataset: Dataset) -> NDArray[Any]:
         values = (values << (bits - 1 - high)) >> (bits - used)
         values = values.astype(kind, copy=False)
     return values
+
+
+def _decompressed(dataset: Dataset, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Decode an encapsulated or big endian frame into the container its header names.
+
+    A codestream may call signed values unsigned and the other way round; the bits are the same, and the header counts.
+    """
+    codec = _CODECS.get(UID(dataset.file_meta.TransferSyntaxUID))
+    if codec is None:
+        return pixel_array(dataset)
+    decoded: NDArray[Any] = getattr(imagecodecs, codec)(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    if decoded.dtype.kind not in "iu" or decoded.dtype.itemsize > kind.itemsize:
+        raise Refused("An image's compressed pixels are of another depth than its header says.")
+    return decoded.astype(f"{decoded.dtype.kind}{kind.itemsize}", copy=False).view(kind)
 
 
 def _is_plain(dataset: Dataset) -> bool:
