@@ -37,12 +37,11 @@ def _by_their_command(files: list[Path], folder: Path) -> tuple[NDArray[np.bool_
     """Run deepbet's own command on the series as NIfTI; gives the mask (z, y, x) of ITK's grid, and its volume in ml."""
     image = sitk.ReadImage([str(path) for path in files])
     folder.mkdir()
-    (folder / "in").mkdir()
-    sitk.WriteImage(image, str(folder / "in" / "t1.nii.gz"))
-    command = [str(DEEPBET), "-i", str(folder / "in"), "-m", str(folder / "masks"), "--no_gpu"]
+    source, brain, masked = (str(folder / name) for name in ("t1.nii.gz", "brain.nii.gz", "mask.nii.gz"))
+    sitk.WriteImage(image, source)
+    command = [str(DEEPBET), "-i", source, "-o", brain, "-m", masked, "--no_gpu"]
     subprocess.run(command, check=True, capture_output=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    (path,) = (folder / "masks").iterdir()
-    mask = sitk.GetArrayFromImage(sitk.ReadImage(str(path))) > 0
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(masked)) > 0
     return mask, float(mask.sum() * np.prod(image.GetSpacing()) / 1000)
 
 
