@@ -37,6 +37,8 @@ def serve(settings: Settings, stop: threading.Event, config: Path | None = None)
 
     `config` is the settings' file: a change of its rules takes effect without a restart.
     """
+    if settings.assembly.proof != "none":
+        raise Misconfigured('[assembly] proof = "c-find" is not implemented yet; set proof = "none": the quiet time decides')
     ledger = open_ledger(settings)
     dispatcher = Dispatcher(settings, ledger, known_cards(settings), config)
     log.info("dispatch.started", models=sorted(dispatcher.cards))

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as some
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as quickly
 
 from models.card import Card, ShelvedCard
 from node import routing
@@ -130,6 +133,22 @@ def test_body_parts_compare_without_case_and_absent_ones_are_accepted(part: str 
 def test_the_description_falls_back_to_the_protocol_name() -> None:
     """A series without a description is judged by its protocol's name."""
     assert reason(chest(ProtocolName="HEAD routine"), description_none=["head"]) == "its description contains 'head'"
+
+
+_ODD = some.one_of(some.none(), some.text(max_size=8), some.floats(), some.integers(), some.booleans())
+_KEYS = (
+    "Modality", "Manufacturer", "ImageType", "SeriesDescription", "ProtocolName", "BodyPartExamined", "NumberOfFrames", "PixelSpacing",
+    "ImagePositionPatient", "ImageOrientationPatient", "SeriesNumber",
+)  # fmt: skip
+
+
+@quickly(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(header=some.dictionaries(some.sampled_from(_KEYS), some.one_of(_ODD, some.lists(_ODD, max_size=6)), max_size=8))
+def test_no_header_breaks_routing(header: dict[str, Any]) -> None:
+    """A header is whatever a device wrote: every series ends in a job or a reason."""
+    made = study([*chest(count=25), work.image("1.2.3.1.99", header=header)], [work.image("1.2.3.2.1", series="1.2.3.2", header=header)])
+    plan = routing.route(made, {"chest-ct": card(extent_mm=[1, 900], body_part=["CHEST"], description_none=["x"])}, (), ())
+    assert len(plan.jobs) + len(plan.declined) == 2
 
 
 def test_a_localizer_inside_the_series_is_left_out() -> None:
