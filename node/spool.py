@@ -83,6 +83,7 @@ class Spool:
         self._free_min_bytes = free_disk_min_mb * 1024**2
         self._parts = data_dir / "parts"
         self._incoming = data_dir / "incoming"
+        self._folders: set[str] = set()
         for folder in (self._parts, self._incoming):
             folder.mkdir(parents=True, exist_ok=True)
         self._sync_folder(data_dir)
@@ -172,12 +173,12 @@ class Spool:
             return any(entry.name.startswith(prefix) and entry.name != name for entry in entries)
 
     def _folder(self, name: str) -> Path:
+        """Give the folder of a file name, made durably when it is the first there."""
         folder = self._incoming / name[:2]
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            return folder
-        self._sync_folder(self._incoming)
+        if name[:2] not in self._folders or not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            self._sync_folder(self._incoming)
+            self._folders.add(name[:2])
         return folder
 
     def _sync_folder(self, folder: Path) -> None:
