@@ -42,6 +42,7 @@ _config.STORE_SEND_CHUNKED_DATASET = True
 STORED_WITH_REMARK = frozenset({0xB000, 0xB006, 0xB007, 0x0111})
 NEVER = frozenset({0x0122, 0x0124})  # SOP class not supported, not authorised. Ref: PS3.7 C.5
 _REMEDY = "have the administrator of {} enable this storage class and transfer syntax for this node"
+OUTAGE_MAX_S = 60.0  # a fresh result does not wait for the long back-off of an old one
 FIND_TRIES = 3  # an archive may index a moment after it has acknowledged
 FIND_PAUSE_S = 1.0
 
@@ -135,7 +136,7 @@ def _send_unsent(settings: Settings, ledger: Ledger, claim: DeliveryClaim, unsen
                     lost.set()
     except Retryable as error:
         if not reached:
-            OUTAGES.begin(peer, backoff_s(peer, claim.delivery.attempt), error.reason)
+            OUTAGES.begin(peer, min(backoff_s(peer, claim.delivery.attempt), OUTAGE_MAX_S), error.reason)
         raise
     except Refused as error:
         if reached:

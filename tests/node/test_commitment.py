@@ -314,6 +314,17 @@ def test_a_report_reaches_no_other_parcel(ledger: Ledger, archive: Archive) -> N
     assert state_of(ledger, second).sent == tuple(uids(second))
 
 
+def test_an_object_both_committed_and_failed_is_failed(ledger: Ledger, archive: Archive) -> None:
+    """A contradictory report never counts as a promise."""
+    archive.faults = Faults(drop_reports=99)
+    _, parcel = sent(ledger, archive)
+    [transaction] = archive.transactions
+    report = information(transaction, uids(parcel), {uids(parcel)[0]: 0x0110})
+    assert commitment.on_report(ledger, 2, report) == 0x0000
+    assert state_of(ledger, parcel).state is DeliveryState.PENDING
+    assert state_of(ledger, parcel).sent == tuple(uids(parcel)[1:])
+
+
 def test_the_same_report_twice_and_after_the_end_is_harmless(ledger: Ledger, archive: Archive) -> None:
     """A COMMITTED delivery stays so, whatever its transaction reports later."""
     archive.faults = Faults(drop_reports=99)

@@ -213,6 +213,27 @@ def test_an_outage_ends_when_the_peer_answers(ledger: Ledger, archive: Archive, 
     assert state_of(ledger, parcel).state is DeliveryState.ACCEPTED
 
 
+def test_a_last_attempt_is_always_a_real_one_and_ends_the_outage(ledger: Ledger, archive: Archive) -> None:
+    """A delivery does not fail unseen because its peer was away a moment ago; when it gets through, the next goes at once."""
+    peer = peer_at(archive.port)
+    deliver.OUTAGES.begin(peer, 3600, "away")
+    first, second = written(ledger), written(ledger, job_id="job-2")
+    deliver.send(settings_for(ledger, peer.model_copy(update={"max_attempts": 1})), ledger, claim_of(ledger, first))
+    assert state_of(ledger, first).state is DeliveryState.ACCEPTED
+    deliver.send(settings_for(ledger, peer), ledger, claim_of(ledger, second))
+    assert state_of(ledger, second).state is DeliveryState.ACCEPTED
+
+
+def test_an_outage_is_over_after_its_time(clock: Clock) -> None:
+    """One real attempt a while finds out whether the peer is back."""
+    outages, peer = deliver.Outages(clock), peer_at(1)
+    outages.begin(peer, 5, "away")
+    clock.now += 4.9
+    assert outages.reason(peer) == "away"
+    clock.now += 0.2
+    assert outages.reason(peer) is None
+
+
 def test_the_back_off_doubles_up_to_its_limit() -> None:
     """5, 10, 20 ... 640, 900, 900 s by the default settings."""
     peer = peer_at(1)
