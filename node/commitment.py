@@ -99,26 +99,10 @@ def on_report(ledger: Ledger, event_type: int, information: Dataset | None) -> i
     return SUCCESS
 
 
-def sweep(settings: Settings, ledger: Ledger, now: float) -> int:
-    """Look after SENT deliveries whose time is up; returns how many. Several processes may sweep at once.
-
-    It waits for the peers it asks, for a dead one `association_timeout_s` once: run it in a thread of its own.
-    """
-    timeouts = {peer.name: peer.commitment_timeout_s for peer in settings.peers}
-    away: set[str] = set()
-    count = 0
-    for delivery in deliveries.waiting_for_commitment(ledger, now, timeouts):
-        destination = delivery.destination
-        if destination not in away and deliveries.checked(ledger, delivery, now - timeouts.get(destination, 0.0)):
-            count += 1
-            if not chase(settings, ledger, delivery):
-                away.add(destination)
-    return count
-
-
 def chase(settings: Settings, ledger: Ledger, delivery: Delivery) -> bool:
     """Take the next step for a SENT delivery without a report: ask again, prove, or give up with an alert.
 
+    For the dispatch loop, when the peer's time-out has passed; it waits for the peer, a dead one `association_timeout_s`.
     False: the peer could not be asked; the delivery stays SENT.
     """
     try:

@@ -212,7 +212,7 @@ def _renewed(settings: Settings, ledger: Ledger, claim: DeliveryClaim) -> Iterat
 
 
 def _settle(settings: Settings, ledger: Ledger, claim: DeliveryClaim, peer: Peer) -> None:
-    """Ask for commitment, or prove what is there; what stays open, the sweep of node.commitment looks after."""
+    """Ask for commitment, or prove what is there; what stays open, the dispatch loop looks after."""
     delivery = deliveries.get(ledger, claim.delivery.delivery_id)
     try:
         if peer.storage_commitment:

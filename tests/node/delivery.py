@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from node import commitment
 from node.ledger import Ledger, deliveries, instances, jobs
 from node.ledger.deliveries import DeliveryClaim
 from node.ledger.schema import DELIVERIES
@@ -87,3 +88,14 @@ def proof_of(ledger: Ledger, parcel: Parcel, destination: str = "archive") -> st
     with ledger.reading() as connection:
         proof: str | None = connection.execute(sa.select(DELIVERIES.c.proof).where(mine)).scalar_one()
     return proof
+
+
+def sweep(settings: Settings, ledger: Ledger, now: float) -> int:
+    """Look after SENT deliveries whose time is up, as the dispatch loop does; gives how many."""
+    timeouts = {peer.name: peer.commitment_timeout_s for peer in settings.peers}
+    count = 0
+    for delivery in deliveries.waiting_for_commitment(ledger, now, timeouts):
+        if deliveries.checked(ledger, delivery, now - timeouts[delivery.destination]):
+            commitment.chase(settings, ledger, delivery)
+            count += 1
+    return count

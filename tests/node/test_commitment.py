@@ -19,7 +19,7 @@ from node.settings import Settings
 from node.spool import Spool
 from node.study import DeliveryState, Parcel
 from tests.node.conftest import Clock
-from tests.node.delivery import claim_of, peer_at, proof_of, settings_for, state_of, written
+from tests.node.delivery import claim_of, peer_at, proof_of, settings_for, state_of, sweep, written
 from tests.real.processes import wait_for
 
 
@@ -144,9 +144,9 @@ def test_no_report_is_asked_for_again_and_the_second_answer_counts(ledger: Ledge
     archive.faults = Faults(drop_reports=1)
     settings, parcel = sent(ledger, archive, commitment_timeout_s=300)
     clock.now += 299
-    assert commitment.sweep(settings, ledger, clock.now) == 0
+    assert sweep(settings, ledger, clock.now) == 0
     clock.now += 2
-    assert commitment.sweep(settings, ledger, clock.now) == 1
+    assert sweep(settings, ledger, clock.now) == 1
     reaches(ledger, parcel, DeliveryState.COMMITTED)
     assert len(set(archive.transactions)) == 2
 
@@ -156,7 +156,7 @@ def test_a_late_report_of_an_older_transaction_still_commits(ledger: Ledger, arc
     archive.faults = Faults(drop_reports=2)
     settings, parcel = sent(ledger, archive)
     clock.now += 301
-    commitment.sweep(settings, ledger, clock.now)
+    sweep(settings, ledger, clock.now)
     first, second = archive.transactions
     assert first != second
     assert commitment.on_report(ledger, 1, information(first, uids(parcel))) == 0x0000
@@ -167,7 +167,7 @@ def chase_to_the_end(settings: Settings, ledger: Ledger, clock: Clock) -> None:
     """Let time-outs pass until nothing is left to ask."""
     for _ in range(commitment.ASKS_MAX):
         clock.now += 301
-        commitment.sweep(settings, ledger, clock.now)
+        sweep(settings, ledger, clock.now)
 
 
 def test_without_any_report_a_query_is_the_proof(ledger: Ledger, archive: Archive, clock: Clock) -> None:
@@ -210,7 +210,7 @@ def test_without_commitment_a_query_that_never_shows_an_object_fails(
     deliver.send(settings, ledger, claim_of(ledger, parcel))
     assert state_of(ledger, parcel).state is DeliveryState.SENT
     clock.now += 301
-    commitment.sweep(settings, ledger, clock.now)
+    sweep(settings, ledger, clock.now)
     failed = state_of(ledger, parcel)
     assert failed.state is DeliveryState.FAILED
     assert "C-FIND shows 1 of 2" in (failed.reason or "")
@@ -226,7 +226,7 @@ def test_an_object_indexed_late_is_found_by_the_sweep(
     deliver.send(settings, ledger, claim_of(ledger, parcel))
     archive.faults = Faults()
     clock.now += 301
-    commitment.sweep(settings, ledger, clock.now)
+    sweep(settings, ledger, clock.now)
     assert state_of(ledger, parcel).state is DeliveryState.ACCEPTED
 
 
@@ -237,24 +237,8 @@ def test_an_archive_that_is_away_at_a_time_out_is_asked_later(ledger: Ledger, ar
     archive.stop()
     for _ in range(5):
         clock.now += 301
-        commitment.sweep(settings, ledger, clock.now)
+        sweep(settings, ledger, clock.now)
         assert state_of(ledger, parcel).state is DeliveryState.SENT
-
-
-def test_a_dead_archive_costs_a_sweep_one_try(ledger: Ledger, archive: Archive, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deliveries that wait for the same dead archive are not each tried in one sweep; the next sweep takes the next."""
-    archive.faults = Faults(drop_reports=99)
-    settings = committing(ledger, archive)
-    for name in ("job-1", "job-2", "job-3"):
-        deliver.send(settings, ledger, claim_of(ledger, written(ledger, job_id=name)))
-    archive.stop()
-    tried: list[str] = []
-    real = commitment.association
-    monkeypatch.setattr(commitment, "association", lambda *args, **more: tried.append("once") or real(*args, **more))
-    clock.now += 301
-    for expected in (1, 2, 3, 3):
-        commitment.sweep(settings, ledger, clock.now)
-        assert len(tried) == expected
 
 
 @pytest.mark.parametrize("status", [0x0110, 0x0112, 0x0122, 0x0213])
@@ -265,7 +249,7 @@ def test_a_refused_request_leaves_the_delivery_to_the_sweep(ledger: Ledger, arch
     assert state_of(ledger, parcel).state is DeliveryState.SENT
     archive.faults = Faults()
     clock.now += 301
-    commitment.sweep(settings, ledger, clock.now)
+    sweep(settings, ledger, clock.now)
     reaches(ledger, parcel, DeliveryState.COMMITTED)
 
 
@@ -275,7 +259,7 @@ def test_only_one_of_two_sweeps_asks(ledger: Ledger, archive: Archive, clock: Cl
     settings, _ = sent(ledger, archive)
     clock.now += 301
     counts: list[int] = []
-    threads = [threading.Thread(target=lambda: counts.append(commitment.sweep(settings, ledger, clock.now))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: counts.append(sweep(settings, ledger, clock.now))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

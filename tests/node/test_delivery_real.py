@@ -18,7 +18,7 @@ from node.spool import Spool
 from node.study import DeliveryState
 from tests.node.archive_files import image, write
 from tests.node.conftest import Clock
-from tests.node.delivery import claim_of, peer_at, proof_of, settings_for, state_of, written
+from tests.node.delivery import claim_of, peer_at, proof_of, settings_for, state_of, sweep, written
 from tests.real.orthanc import Orthanc, orthanc
 from tests.real.processes import Server, free_port, running, wait_for
 from tests.servers import require
@@ -114,7 +114,7 @@ def test_orthanc_whose_reports_do_not_reach_us_proves_by_query(ledger: Ledger, p
     for _ in range(commitment.ASKS_MAX):
         assert state_of(ledger, parcel).state is DeliveryState.SENT
         clock.now += 301
-        commitment.sweep(settings, ledger, clock.now)
+        sweep(settings, ledger, clock.now)
     assert state_of(ledger, parcel).state is DeliveryState.ACCEPTED
     assert proof_of(ledger, parcel) == "C-FIND: 2 of 2 instances; no commitment report after 3 requests"
 
