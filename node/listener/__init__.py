@@ -1,6 +1,7 @@
 """The DICOM listener: C-ECHO, C-STORE into the spool, N-EVENT-REPORT of storage commitment.
 
     acceptor.py   associations: who may, in which contexts, within which limits
+    wire.py       their bytes: deadlines, limits, waiting
     intake.py     C-STORE: fragments into the spool, the answer
     indexer.py    the ledger's index, behind the acknowledgement's back
 
@@ -80,7 +81,9 @@ class Listener:
         door.close()
         while (links := door.links) and time.monotonic() < until:
             for link in links:
-                if not link.dimse.busy:
+                if not link.requested:
+                    link.end()
+                elif not link.dimse.busy:
                     link.abort(block=False)
             time.sleep(0.01)
         for link in door.links:
@@ -96,11 +99,8 @@ class Listener:
 
     def stored(self, stored: Stored) -> None:
         """Count a durable instance and hand it to the indexer."""
-        instance, counters = stored.instance, self.counters
-        counters.received += 1
-        counters.repeated += not stored.fresh
-        counters.conflicts += stored.conflict
-        counters.bytes += instance.size_bytes
+        instance = stored.instance
+        self.counters.add(received=1, repeated=int(not stored.fresh), conflicts=int(stored.conflict), bytes=instance.size_bytes)
         if stored.conflict:
             log.warning(
                 "instance.conflict", sop=instance.sop_instance_uid, study=instance.study_instance_uid, calling_ae=instance.calling_ae

@@ -7,35 +7,31 @@ What pynetdicom leaves open and what closes it here:
     a thread waiting 30 s for a peer that has gone               woken when its socket closes (Wire._shutdown_socket)
     a TLS handshake that blocks the accepting thread             done in the connection's own thread (Caller.handle)
     worklists and unknown classes accepted as storage            negotiated against storage_classes (Gate)
-    a core burned by 100 idle associations                       waits instead of sleeps (Wire.ready, _Patience)
+    a core burned by 100 idle associations                       waits instead of sleeps (Wire.ready, Patience)
 
 Ref: PS3.8 7.1, 9.1.5, D.1
 """
 
 from __future__ import annotations
 
-import select
 import socket
 import socketserver
 import ssl
 import threading
 import time
-from contextlib import suppress
 from typing import Any, Protocol
 
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
-from pynetdicom.dul import DULServiceProvider
-from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 from pynetdicom.transport import AddressInformation, RequestHandler, ThreadedAssociationServer
 
 from node import journal
 from node.listener.intake import Intake, Reception
-from node.peers import ClosingSocket
+from node.listener.wire import Layer, Patience, Wire
 from node.settings import NodeSection
 from node.storage_classes import is_storage_class, keeps_transfer_syntax
 
@@ -46,9 +42,6 @@ REQUEST_MAX_BYTES = 262144  # an A-ASSOCIATE-RQ with 128 contexts of 40 transfer
 WAITING_SPARE = 16  # connections about to ask, beside as many as there are association slots
 PDU_SLACK_BYTES = 64  # some senders count the maximum without the headers of its PDVs
 ACTIVE_WAIT_S, IDLE_WAIT_S, IDLE_AFTER_S = 0.002, 0.03, 0.5
-# A-P-ABORT PDUs by the provider. Ref: PS3.8 9.3.8, Table 9-26
-_ABORT_TOO_LARGE = bytes.fromhex("07 00 00000004 00 00 02 06")
-_ABORT_TOO_SLOW = bytes.fromhex("07 00 00000004 00 00 02 00")
 # (result, source, diagnostic) of a rejection. Ref: PS3.8 Table 9-21
 CALLING_AE_UNKNOWN, CALLED_AE_UNKNOWN, LIMIT_EXCEEDED = (1, 1, 3), (1, 1, 7), (2, 3, 2)
 
@@ -58,70 +51,6 @@ class Policy(Reception, Protocol):
 
     def refusal(self, calling_ae: str, called_ae: str, host: str) -> tuple[int, int, int] | None:
         """Give the rejection for a caller, or None."""
-
-
-class Wire(ClosingSocket):
-    """A socket on which no read waits for ever or believes a length."""
-
-    def __init__(self, link: Link, client_socket: socket.socket) -> None:
-        super().__init__(link, client_socket=client_socket)
-        self._link = link
-        self._poll = select.poll()  # select() fails beyond descriptor 1023
-        self._poll.register(client_socket, select.POLLIN)
-        self._deadline = 0.0
-        self._in_body = False
-
-    @property
-    def ready(self) -> bool:
-        """Wait a moment for data: this is the reactor's pause."""
-        sock = self.socket
-        if sock is None or not self._is_connected:
-            return False
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
-            return True
-        return bool(self._poll.poll(self._link.pause_s * 1000))
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read a PDU's header, then its body: both before one deadline, the body within the limit."""
-        now = self._link.heard_at = time.monotonic()
-        if not self._in_body:
-            self._deadline = now + self._link.pdu_timeout_s
-        elif nr_bytes > self._link.pdu_limit:
-            self._give_up("pdu_too_large", _ABORT_TOO_LARGE)
-        self._in_body = not self._in_body
-        buffer = bytearray(nr_bytes)
-        view, got = memoryview(buffer), 0
-        sock = self.socket
-        while got < nr_bytes and sock is not None:
-            try:
-                sock.settimeout(max(self._deadline - time.monotonic(), 0.001))
-                count = sock.recv_into(view[got:])
-            except TimeoutError:
-                self._give_up("pdu_too_slow", _ABORT_TOO_SLOW)
-            if not count:
-                return buffer[:got]
-            got += count
-        return buffer
-
-    def send(self, bytestream: bytes) -> None:
-        """Send within the time-out."""
-        if self.socket is not None:
-            self.socket.settimeout(self._link.pdu_timeout_s)
-        super().send(bytestream)
-
-    def _give_up(self, why: str, pdu: bytes) -> None:
-        log.warning("association.broken", why=why, peer=self._link.host, calling_ae=self._link.calling_ae)
-        self._link.policy.counters.broken += 1
-        if self.socket is not None:
-            with suppress(OSError):
-                self.socket.settimeout(1)
-                self.socket.sendall(pdu)
-        raise OSError(why)
-
-    def _shutdown_socket(self) -> None:
-        super()._shutdown_socket()
-        if not self._link.requested:
-            self._link.dul.to_user_queue.put(None)  # ends the wait for a request that cannot come
 
 
 class Gate(ACSE):
@@ -136,7 +65,7 @@ class Gate(ACSE):
         refusal = link.policy.refusal(link.calling_ae, link.called_ae, link.host) or link.server.full(link)
         if refusal is not None:
             log.warning("association.rejected", peer=link.host, calling_ae=link.calling_ae, called_ae=link.called_ae, code=list(refusal))
-            link.policy.counters.rejected += 1
+            link.policy.counters.add(rejected=1)
             self.send_reject(*refusal)
             link.is_rejected = True
             link.kill()
@@ -150,7 +79,7 @@ class Gate(ACSE):
             self.acceptor.add_negotiation_item(item)
         self.send_accept()
         link.is_established = True
-        link.policy.counters.associations += 1
+        link.policy.counters.add(associations=1)
 
 
 def _storage(proposed: list[PresentationContext]) -> list[PresentationContext]:
@@ -169,34 +98,6 @@ def _storage(proposed: list[PresentationContext]) -> list[PresentationContext]:
     return supported
 
 
-class Layer(DULServiceProvider):
-    """The upper layer, whose thread ends quietly when an abort overtakes a message."""
-
-    def run_reactor(self) -> None:
-        """Run until the association ends."""
-        self._run_loop_delay = 0  # Wire.ready waits instead
-        try:
-            super().run_reactor()
-        except InvalidEventError:
-            log.warning("association.broken", why="out_of_order")
-            self.kill_dul()
-
-
-class _Patience(threading.Event):
-    """The checkpoint at which an association's loop pauses: longer once nothing has come for a while."""
-
-    def __init__(self, link: Link) -> None:
-        super().__init__()
-        self._link = link
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Pause before the loop's next look, then as an Event does."""
-        link = self._link
-        if link.dimse.msg_queue.empty() and link.dul.to_user_queue.empty() and not link._kill:  # noqa: SLF001
-            time.sleep(link.pause_s)
-        return super().wait(timeout)
-
-
 class Link(Association):
     """One association with a caller."""
 
@@ -210,7 +111,7 @@ class Link(Association):
         self.dul = Layer(self)
         self.dul.daemon = True
         self.dimse: Intake = Intake(self, policy)
-        self._reactor_checkpoint = _Patience(self)
+        self._reactor_checkpoint = Patience(self)
         self._reactor_checkpoint.set()
         self.acse_timeout, self.network_timeout = self.acse_timeout, self.network_timeout  # onto the new layer's timers
 
@@ -356,4 +257,4 @@ class Door(ThreadedAssociationServer):
     def handle_error(self, _request: object, client_address: Any) -> None:
         """Note a connection that failed before its association; a failed handshake is the common one."""
         log.warning("connection.failed", peer=client_address[0])
-        self.policy.counters.broken += 1
+        self.policy.counters.add(broken=1)

@@ -44,6 +44,18 @@ class Counters:
     conflicts: int = 0
     bytes: int = 0
     refused: dict[int, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, **counts: int) -> None:
+        """Add to counters by name; associations count in parallel."""
+        with self._lock:
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
+
+    def refuse(self, status: int) -> None:
+        """Count a refused data set."""
+        with self._lock:
+            self.refused[status] = self.refused.get(status, 0) + 1
 
 
 class Reception(Protocol):
@@ -120,7 +132,7 @@ class Intake(DIMSEServiceProvider):
 
     def _abort(self, why: str) -> None:
         log.warning("association.broken", why=why, peer=self._link.host, calling_ae=self._link.calling_ae)
-        self._reception.counters.broken += 1
+        self._reception.counters.add(broken=1)
         self.dul.event_queue.put("Evt19")  # invalid PDU: PS3.8 Table 9-10, A-ABORT
 
     def _take(self, context_id: int, fragment: bytes) -> None:
@@ -221,8 +233,7 @@ class Intake(DIMSEServiceProvider):
         return 0x0000, ""
 
     def _note_refusal(self, status: int, reason: str) -> None:
-        refused = self._reception.counters.refused
-        refused[status] = refused.get(status, 0) + 1
+        self._reception.counters.refuse(status)
         log.warning("instance.refused", status=f"{status:04X}", reason=reason, peer=self._link.host, calling_ae=self._link.calling_ae)
 
     def _respond(self, store: _Store, status: int, comment: str) -> None:

@@ -355,3 +355,13 @@ def test_stop_lets_a_store_end(tmp_path: Path) -> None:
         stopping.join()
         with pytest.raises(ConnectionRefusedError):
             Caller(listener.port)
+
+
+def test_stop_waits_for_no_silent_connection(tmp_path: Path) -> None:
+    """stop() closes connections that never asked for an association, long before their time-out."""
+    with listening(tmp_path, association_timeout_s=60) as listener, Caller(listener.port) as silent:
+        soon(lambda: listener.connections)
+        stopping = threading.Thread(target=listener.stop, args=(60,))
+        stopping.start()
+        assert silent.closed_by_peer()
+        soon(lambda: not stopping.is_alive())
