@@ -140,7 +140,7 @@ def write_settings(plan: Plan, archive: Peer, port: int) -> Path:
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + " }"
-    return json.dumps(str(value) if isinstance(value, Path) else value)
+    return json.dumps(str(value) if isinstance(value, Path) else value)  # a JSON scalar or list is a TOML one too
 
 
 def free_port() -> int:

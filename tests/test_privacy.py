@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,10 @@ from node.ledger import open_ledger
 from node.settings import Settings
 from overread import machine
 from overread.progress import Follower
-from overread.sample import Scan
-from tests import phantoms
+from tests import phantoms, shelf
 from workers import folder
 
-SCAN = Scan(matrix=(240, 240), pixel_spacing_mm=(1.45, 1.45), slices=60, slice_spacing_mm=5.0, nodules_mm=(20.0,), patient=phantoms.PHI)
+SCAN = replace(phantoms.SMALL, patient=phantoms.PHI)
 BODY = re.compile(rb'body\\*": ?\\*"([A-Za-z0-9+/=]+)')
 
 
@@ -74,10 +74,11 @@ def overheard(settings: Settings) -> Iterator[list[bytes]]:
 
 
 def test_a_whole_run_says_nothing_of_the_patient(tmp_path: Path) -> None:
-    """Logs, messages, work files' and parcels' names of a study that is analysed, one that is declined and one that is refused hold no PHI."""
+    """Journals, messages and file names of a study that is analysed and of one that is declined hold no PHI."""
     truth = phantoms.thorax(tmp_path / "chest", SCAN)
     phantoms.write_tiny(tmp_path / "declined", phantoms.Tiny(modality="CR", study="2"))
-    with machine.run(machine.Plan(home=tmp_path / "site", sections={"assembly": {"quiet_s": 1}})) as site:
+    models = {"dir": shelf.put(tmp_path / "models"), "starters": False}
+    with machine.run(machine.Plan(home=tmp_path / "site", sections={"assembly": {"quiet_s": 1}, "models": models})) as site:
         with overheard(site.settings) as lines:
             for name in ("chest", "declined"):
                 files = folder.read(tmp_path / name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_process_init, worker_ready
 
@@ -72,6 +73,8 @@ def run(settings: Settings, queue: str, config: Path | None = None, on_ready: Ca
     configure(settings)
     # What Celery warns a superuser of is pickle; ours takes JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # A task goes on while the broker is away: the ledger holds its claim, so its message may come twice.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     tasks.SITE.settings, tasks.SITE.config, tasks.SITE.queue = settings, config, queue
     setup_logging.connect(_leave_logging_alone, weak=False)
     worker_process_init.connect(_start_child, weak=False)

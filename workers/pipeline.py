@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from pydicom.dataset import Dataset
 
 from models import card as cards
-from models.card import ShelvedCard
+from models.card import BadCard, ShelvedCard
 from models.vocabulary import Prediction, Volume
 from node import journal, routing
-from node.errors import Misconfigured, Refused
+from node.errors import Misconfigured, Refused, Retryable
 from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
 from node.settings import Settings
 from node.study import Job, JobState, Parcel, ParcelObject, Stage
@@ -55,10 +55,15 @@ def known_cards(settings: Settings) -> dict[str, ShelvedCard]:
 
 
 def make_warm(settings: Settings, queue: str) -> None:
-    """Import what the queue's stages need before the first job arrives."""
+    """Load what the queue's stages need before the first job arrives: imports take seconds, models too."""
     if queue == "gpu":
         gpu.set_threads(settings.workers.threads)
-        from models import registry  # noqa: F401, PLC0415 -- imports torch, which only a child may
+        device = gpu.devices(settings.workers.devices)[0]
+        for name, shelved in known_cards(settings).items():
+            try:
+                gpu.warm(shelved, device)
+            except (BadCard, Retryable) as error:
+                log.warning("model.not_loaded", model=name, reason=str(error))
     elif queue == "cpu":
         from workers import load, results  # noqa: F401, PLC0415
 

@@ -115,7 +115,7 @@ def _at_the_edge(run: Callable[[Stage, str], None], stage: Stage, ident: str) ->
     structlog.contextvars.bind_contextvars(stage=str(stage), ident=ident)
     try:
         run(stage, ident)
-    except Exception as error:  # noqa: BLE001 -- the process edge
+    except Exception as error:
         log.exception("task.broke", error=type(error).__name__)
     finally:
         structlog.contextvars.unbind_contextvars("stage", "ident")
