@@ -96,4 +96,5 @@ def test_a_report_on_organs_alone_opens_on_the_images(tmp_path: Path, archive: O
     assert [mark["label"] for mark in seen.marks] == ["Left lung", "Right lung"]
     for mark in seen.marks:
         assert mark["values"][0].startswith("Volume: ")
+        assert len(mark["values"]) == 1, "OHIF writes a site on the image as a bare code"
         assert len(mark["coordinates"]) == 1

@@ -36,8 +36,8 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     _check_sources(request)
     for kind, dataset in read.items():
         _check_header(request, kind, dataset)
-    numbers = check_seg.verify(request, read.get("seg"))
-    check_sr.verify(request, read["sr"], read.get("seg"), numbers)
+    decoded = check_seg.verify(request, read.get("seg"))
+    check_sr.verify(request, read["sr"], read.get("seg"), decoded)
 
 
 def _read(entry: ComposedObject) -> Dataset:

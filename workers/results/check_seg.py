@@ -5,6 +5,9 @@ Ref: PS3.3 C.8.20.2; PS3.5 8.1.1 (bits run from the least significant upwards)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -14,28 +17,27 @@ from workers.results.request import ComposeRequest
 
 PLACE_MM = 1e-3
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-Voxels = dict[int, NDArray[np.bool_]]
+Numbers = NDArray[np.uint16]
+"""Segment numbers on the prediction's grid."""
 
 
-def verify(request: ComposeRequest, seg: Dataset | None) -> Voxels:
-    """Raise Refused unless the SEG holds exactly the prediction's marks; give the decoded mask of each segment number."""
+def verify(request: ComposeRequest, seg: Dataset | None) -> Numbers | None:
+    """Raise Refused unless the SEG holds exactly the prediction's marks; give the decoded segment numbers."""
     wanted = _wanted(request)
     if seg is None:
         if wanted:
             raise Refused("the prediction marks something but there is no SEG")
-        return {}
+        return None
     if not wanted:
         raise Refused("the SEG is empty")
     _check_geometry(request, seg)
     _check_references(request, seg)
-    decoded = _decode(request, seg)
-    described = [int(item.SegmentNumber) for item in seg.SegmentSequence]
-    if described != list(range(1, len(wanted) + 1)) or set(decoded) != set(described):
+    if [int(item.SegmentNumber) for item in seg.SegmentSequence] != list(range(1, len(wanted) + 1)):
         raise Refused("the SEG does not have one segment for each organ and finding")
-    for number, (label, voxels) in enumerate(wanted, start=1):
-        item = seg.SegmentSequence[number - 1]
-        if not np.array_equal(decoded[number], voxels):
-            raise Refused(f"segment {number} of the SEG is not the mask that was predicted")
+    decoded = _decode(request, seg)
+    _compare(request, wanted, decoded)
+    for (label, _, _), item in zip(wanted, seg.SegmentSequence, strict=True):
+        number = int(item.SegmentNumber)
         if not item.SegmentLabel.startswith(label) or len(item.SegmentLabel) > 64 or not item.get("RecommendedDisplayCIELabValue"):
             raise Refused(f"segment {number} of the SEG does not carry its label and colour")
         if item.SegmentAlgorithmType != "AUTOMATIC" or not item.get("TrackingUID"):
@@ -43,15 +45,28 @@ def verify(request: ComposeRequest, seg: Dataset | None) -> Voxels:
     return decoded
 
 
-def _wanted(request: ComposeRequest) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Give label and mask of every segment there must be, straight from the prediction."""
+def _wanted(request: ComposeRequest) -> list[tuple[str, str, int]]:
+    """Give label, array and value of every segment there must be, straight from the prediction."""
     prediction, card = request.prediction, request.card.card
-    organs = [(part.label, prediction.labels == part.index) for part in card.output.labels if part.kind == "organ"]
-    wanted = [(label, voxels) for label, voxels in organs if voxels.any()]
-    if prediction.instances is not None:
-        findings = sorted(prediction.findings, key=lambda entry: entry.number)
-        wanted += [(card.label(finding.label).label, prediction.instances == finding.number) for finding in findings]
-    return wanted
+    wanted = [
+        (part.label, "labels", part.index)
+        for part in card.output.labels
+        if part.kind == "organ" and any((plane == part.index).any() for plane in prediction.labels)
+    ]
+    findings = sorted(prediction.findings, key=lambda entry: entry.number)
+    return wanted + [(card.label(finding.label).label, "instances", finding.number) for finding in findings]
+
+
+def _compare(request: ComposeRequest, wanted: list[tuple[str, str, int]], decoded: Numbers) -> None:
+    """Compare every voxel, slice by slice: a whole mask a segment would take gigabytes."""
+    seen: set[int] = set()
+    for index, plane in enumerate(decoded):
+        seen |= set(np.unique(plane).tolist())
+        for number, (_, array, value) in enumerate(wanted, start=1):
+            if not np.array_equal(plane == number, getattr(request.prediction, array)[index] == value):
+                raise Refused(f"segment {number} of the SEG is not the mask that was predicted")
+    if seen - {0} != set(range(1, len(wanted) + 1)):
+        raise Refused("the SEG does not have one segment for each organ and finding")
 
 
 def _check_geometry(request: ComposeRequest, seg: Dataset) -> None:
@@ -89,51 +104,62 @@ def _check_references(request: ComposeRequest, seg: Dataset) -> None:
         raise Refused("the SEG does not refer to every image of the series")
 
 
-def _decode(request: ComposeRequest, seg: Dataset) -> Voxels:
+def _decode(request: ComposeRequest, seg: Dataset) -> Numbers:
     """Put every frame where its own position says; raises Refused where that is no slice of the images."""
-    frames = _frames(seg)
-    grid = request.prediction.grid
     shared = seg.SharedFunctionalGroupsSequence[0]
-    decoded: Voxels = {}
-    if len(seg.PerFrameFunctionalGroupsSequence) != len(frames):
+    decoded = np.zeros(request.prediction.grid.shape, np.uint16)
+    taken: set[tuple[int, int]] = set()
+    groups = seg.PerFrameFunctionalGroupsSequence
+    if len(groups) != int(seg.NumberOfFrames):
         raise Refused("the SEG has not one description for each frame")
-    for frame, group in zip(frames, seg.PerFrameFunctionalGroupsSequence, strict=True):
-        position = np.array([group.PlanePositionSequence[0].ImagePositionPatient], dtype=float)
-        index = round(float(grid.to_index(position)[0, 0]))
-        off_mm = np.abs(grid.to_world_mm(np.array([[index, 0.0, 0.0]])) - position).max()
-        if not 0 <= index < grid.shape[0] or off_mm > PLACE_MM:
-            raise Refused("a frame of the SEG lies on none of the images")
-        derived = [item.ReferencedSOPInstanceUID for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
-        if derived != [request.sources[index].SOPInstanceUID]:
-            raise Refused("a frame of the SEG names another source image than the one it lies on")
-        for number, plane in _planes(seg, frame, group, shared):
-            volume = decoded.setdefault(number, np.zeros(grid.shape, dtype=bool))
-            if volume[index].any():
-                raise Refused(f"segment {number} of the SEG has two frames on one image")
-            volume[index] = plane
+    for frame, group in zip(_frames(seg), groups, strict=True):
+        index = _slice_of(request, group)
+        number = _number_of(seg, group, shared)
+        if (index, number) in taken:
+            raise Refused(f"segment {number} of the SEG has two frames on one image")
+        taken.add((index, number))
+        marked = frame > 0
+        if (decoded[index][marked] > 0).any():
+            raise Refused("two segments of the SEG overlap")
+        decoded[index][marked] = number or frame[marked]
     return decoded
 
 
-def _planes(seg: Dataset, frame: NDArray[np.uint16], group: Dataset, shared: Dataset) -> list[tuple[int, NDArray[np.bool_]]]:
-    """Give the segments of one frame: the named one of a BINARY, every present one of a LABELMAP."""
+def _slice_of(request: ComposeRequest, group: Dataset) -> int:
+    """Find the slice a frame lies on by its position alone, and compare with the source it names."""
+    grid = request.prediction.grid
+    position = np.array([group.PlanePositionSequence[0].ImagePositionPatient], dtype=float)
+    index = round(float(grid.to_index(position)[0, 0]))
+    off_mm = np.abs(grid.to_world_mm(np.array([[index, 0.0, 0.0]])) - position).max()
+    if not 0 <= index < grid.shape[0] or off_mm > PLACE_MM:
+        raise Refused("a frame of the SEG lies on none of the images")
+    derived = [item.ReferencedSOPInstanceUID for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
+    if derived != [request.sources[index].SOPInstanceUID]:
+        raise Refused("a frame of the SEG names another source image than the one it lies on")
+    return index
+
+
+def _number_of(seg: Dataset, group: Dataset, shared: Dataset) -> int:
+    """Give the segment of a BINARY frame, 0 for a LABELMAP's, whose values are the numbers."""
     if seg.SegmentationType == "LABELMAP":
-        return [(int(number), frame == number) for number in np.unique(frame) if number]
+        return 0
     identification = group.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
-    return [(int(identification[0].ReferencedSegmentNumber), frame > 0)]
+    return int(identification[0].ReferencedSegmentNumber)
 
 
-def _frames(seg: Dataset) -> NDArray[np.uint16]:
-    """Unpack the pixel data to (frame, row, column)."""
+def _frames(seg: Dataset) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
+    """Unpack the pixel data frame by frame."""
     if seg.file_meta.TransferSyntaxUID != EXPLICIT_LITTLE_ENDIAN:
         raise Refused("the SEG is not Explicit VR Little Endian")
     count, rows, columns = int(seg.NumberOfFrames), int(seg.Rows), int(seg.Columns)
-    voxels = count * rows * columns
-    if seg.SegmentationType == "BINARY":
-        if rows * columns % 8:
-            raise Refused("a BINARY SEG whose frames do not end on a byte is shown scrambled")
-        values = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little").astype(np.uint16)
-    else:
-        values = np.frombuffer(seg.PixelData, "<u2" if seg.BitsAllocated == 16 else np.uint8).astype(np.uint16)
-    if values.size < voxels:
+    bits = rows * columns * int(seg.BitsAllocated)
+    if bits % 8:
+        raise Refused("a BINARY SEG whose frames do not end on a byte is shown scrambled")
+    if len(seg.PixelData) < count * bits // 8:
         raise Refused("the SEG's pixel data is short")
-    return values[:voxels].reshape(count, rows, columns)
+    for start in range(0, count * bits // 8, bits // 8):
+        data = seg.PixelData[start : start + bits // 8]
+        if seg.SegmentationType == "BINARY":
+            yield np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").reshape(rows, columns)
+        else:
+            yield np.frombuffer(data, "<u2" if seg.BitsAllocated == 16 else np.uint8).reshape(rows, columns)

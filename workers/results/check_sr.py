@@ -9,11 +9,10 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from node.errors import Refused
-from workers.results.check_seg import Voxels
+from workers.results.check_seg import Numbers
 from workers.results.request import ComposeRequest
 
 REPORT, GROUP, REGION, SEGMENT, TRACKING = "126000", "125007", "111030", "121191", "112040"
@@ -22,7 +21,7 @@ MM3_PER_UNIT = {"mm3": 1.0, "mL": 1000.0}
 FORBIDDEN_WORDS = ("diagnos", "cornerstone")
 
 
-def verify(request: ComposeRequest, report: Dataset, seg: Dataset | None, voxels: Voxels) -> None:
+def verify(request: ComposeRequest, report: Dataset, seg: Dataset | None, decoded: Numbers | None) -> None:
     """Raise Refused unless the SR speaks of the same marks as the SEG and keeps what viewers need."""
     if (report.VerificationFlag, report.CompletionFlag, report.PreliminaryFlag) != ("UNVERIFIED", "COMPLETE", "PRELIMINARY"):
         raise Refused("the SR does not say that it is complete, preliminary and unverified")
@@ -33,12 +32,13 @@ def verify(request: ComposeRequest, report: Dataset, seg: Dataset | None, voxels
     texts = [item.TextValue for item in _walk(report) if item.ValueType == "TEXT"]
     if not any("Not verified by a physician." in text for text in texts):
         raise Refused("the SR does not say that no physician verified it")
-    expected = bool(request.prediction.findings) or (bool(voxels) and not request.card.card.finds)
+    expected = bool(request.prediction.findings) or (seg is not None and not request.card.card.finds)
     if (_name(report) == REPORT) != expected or bool(groups) != expected:
         raise Refused("the SR's title and its groups do not fit what was found")
     if expected:
         assert seg is not None
-        _check_pairs(request, groups, seg, voxels)
+        assert decoded is not None
+        _check_pairs(request, groups, seg, decoded)
 
 
 def _check_evidence(request: ComposeRequest, report: Dataset, seg: Dataset | None) -> None:
@@ -69,7 +69,7 @@ def _check_item(item: Dataset) -> None:
             raise Refused("a text of the SR holds a word or character it must not")
 
 
-def _check_pairs(request: ComposeRequest, groups: list[Dataset], seg: Dataset, voxels: Voxels) -> None:
+def _check_pairs(request: ComposeRequest, groups: list[Dataset], seg: Dataset, decoded: Numbers) -> None:
     """Look for exactly one volume group and one outline group for each segment, and for none besides."""
     found: dict[tuple[str, str], list[Dataset]] = {}
     for group in groups:
@@ -83,15 +83,15 @@ def _check_pairs(request: ComposeRequest, groups: list[Dataset], seg: Dataset, v
         raise Refused("the SR has not one group of numbers and one outline for each segment")
     for item in seg.SegmentSequence:
         number, tracking = int(item.SegmentNumber), str(item.TrackingUID)
-        _check_numbers(request, found[tracking, "A"][0], seg, (number, voxels[number]))
+        _check_numbers(request, found[tracking, "A"][0], seg, (number, int(np.count_nonzero(decoded == number))))
         if _child(found[tracking, "B"][0], "NUM"):
             raise Refused("an outline group of the SR holds numbers")
-        _check_outline(request, found[tracking, "B"][0], voxels[number])
+        _check_outline(request, found[tracking, "B"][0], (number, decoded))
 
 
-def _check_numbers(request: ComposeRequest, group: Dataset, seg: Dataset, marked: tuple[int, NDArray[np.bool_]]) -> None:
+def _check_numbers(request: ComposeRequest, group: Dataset, seg: Dataset, marked: tuple[int, int]) -> None:
     """Follow the reference to the segment and count its voxels again."""
-    number, mask = marked
+    number, voxels = marked
     reference = next(item for item in group.ContentSequence if _name(item) == SEGMENT).ReferencedSOPSequence[0]
     if reference.ReferencedSOPInstanceUID != seg.SOPInstanceUID or reference.ReferencedSOPClassUID != seg.SOPClassUID:
         raise Refused("the SR refers to another SEG")
@@ -105,12 +105,12 @@ def _check_numbers(request: ComposeRequest, group: Dataset, seg: Dataset, marked
         if _name(item) == VOLUME and factor is None:
             raise Refused("a volume of the SR has a unit that is none")
         if _name(item) == VOLUME and factor is not None:
-            true_mm3 = float(mask.sum()) * request.prediction.grid.voxel_mm3
+            true_mm3 = voxels * request.prediction.grid.voxel_mm3
             if abs(float(measured.NumericValue) * factor - true_mm3) > max(factor, 0.01 * true_mm3):
                 raise Refused("a volume of the SR is not that of its segment")
 
 
-def _check_outline(request: ComposeRequest, group: Dataset, mask: NDArray[np.bool_]) -> None:
+def _check_outline(request: ComposeRequest, group: Dataset, marked: tuple[int, Numbers]) -> None:
     """Compare the outline with the mask on the image it was drawn on."""
     region = next(item for item in group.ContentSequence if _name(item) == REGION)
     points = np.array(region.GraphicData, dtype=float).reshape(-1, 2)
@@ -118,10 +118,11 @@ def _check_outline(request: ComposeRequest, group: Dataset, mask: NDArray[np.boo
         raise Refused("an outline of the SR is not a closed line of six or more points")
     image = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
     places = [index for index, source in enumerate(request.sources) if source.SOPInstanceUID == image]
-    if not places or not mask[places[0]].any():
+    number, decoded = marked
+    if not places or not (decoded[places[0]] == number).any():
         raise Refused("an outline of the SR lies on an image that its segment does not touch")
     # The centre of the first pixel is (0.5, 0.5), so a mask's columns c0..c1 reach from c0 to c1 + 1. Ref: PS3.3 C.18.6.1.2
-    rows, columns = np.nonzero(mask[places[0]])
+    rows, columns = np.nonzero(decoded[places[0]] == number)
     low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
     area = abs(np.dot(points[:-1, 0], points[1:, 1]) - np.dot(points[:-1, 1], points[1:, 0])) / 2
     if (points.min(axis=0) < low).any() or (points.max(axis=0) > high).any() or area < 0.5:

@@ -11,6 +11,7 @@ from typing import Any
 
 from highdicom import sr
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 
 from models.card import CodedConcept
@@ -22,7 +23,7 @@ from workers.results.segments import Segment
 Pair = tuple[sr.VolumetricROIMeasurementsAndQualitativeEvaluations, sr.PlanarROIMeasurementsAndQualitativeEvaluations]
 
 
-def pair(request: ComposeRequest, segment: Segment, measures: SegmentMeasures, seg: Dataset) -> Pair:
+def pair_of(request: ComposeRequest, segment: Segment, measures: SegmentMeasures, seg: Dataset) -> Pair:
     """Give A and B of one segment."""
     source = request.sources[measures.key_slice]
     outline = sr.ImageRegion(
@@ -39,12 +40,26 @@ def pair(request: ComposeRequest, segment: Segment, measures: SegmentMeasures, s
         source_series=sr.SourceSeriesForSegmentation(source.SeriesInstanceUID),
     )
     numbers = [_number(entry) for entry in measures.measurements]
-    return (
+    pair = (
         sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             referenced_segment=reference, measurements=numbers or None, **_shared(request, segment)
         ),
         sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=outline, **_shared(request, segment)),
     )
+    if segment.finding is None and segment.part.laterality is not None:
+        for group in pair:
+            _tell_side(group[0], segment.part.laterality)
+    return pair
+
+
+def _tell_side(group: Dataset, laterality: CodedConcept) -> None:
+    """Put the side of an organ below the finding; the templates are extensible.
+
+    Ref: PS3.16 TID 1410, TID 1411
+    """
+    finding = next(item for item in group.ContentSequence if item.name == codes.DCM.Finding)
+    side = sr.CodeContentItem(name=codes.SCT.Laterality, value=_code(laterality), relationship_type="HAS CONCEPT MOD")
+    finding.ContentSequence = sr.ContentSequence([side])
 
 
 def _number(entry: Measurement) -> sr.Measurement:
@@ -60,13 +75,18 @@ def _shorten(item: Dataset, value: float) -> None:
 
 
 def _shared(request: ComposeRequest, segment: Segment) -> dict[str, Any]:
-    """Give what both groups say; made anew for each, because a content item has one parent."""
+    """Give what both groups say; made anew for each, because a content item has one parent.
+
+    An organ gets no site: it is the site, and where a group has fewer than five numbers OHIF writes the site on the
+    image as "363698007: Lung". Its side is a modifier of the finding instead, see `_tell_side`.
+    """
     part, model = segment.part, request.card.card.model
+    sited = segment.finding is not None and part.region is not None
     return {
         "tracking_identifier": sr.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.name),
         "finding_category": _code(part.category),
         "finding_type": _code(part.type),
-        "finding_sites": [_site(segment)] if part.region or part.laterality else None,
+        "finding_sites": [_site(segment)] if sited else None,
         "algorithm_id": sr.AlgorithmIdentification(
             name=model.title,
             version=model.version,

@@ -36,6 +36,7 @@ REQUIRED = (
 VERBATIM = frozenset(
     {"PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "StudyID", "AccessionNumber", "SpecificCharacterSet"}
 )
+REFERABLE = frozenset({"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128"})
 TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 
 
@@ -55,9 +56,19 @@ def donor(source: Dataset) -> Dataset:
     copy.PatientName = None
     if copy.PatientSex not in {"M", "F", "O"}:
         copy.PatientSex = None
-    if not copy.get("FrameOfReferenceUID"):
-        raise Refused("the images have no Frame of Reference UID, so marks cannot be placed on them")
+    _referable(copy)
     return copy
+
+
+def _referable(source: Dataset) -> None:
+    """Refuse images that a result cannot point at."""
+    if not source.get("FrameOfReferenceUID"):
+        raise Refused("the images have no Frame of Reference UID, so marks cannot be placed on them")
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        if not source.get(keyword):
+            raise Refused(f"the images have no {keyword}, so a result cannot refer to them")
+    if source.get("SOPClassUID") not in REFERABLE:
+        raise Refused("the images are not CT, MR or PET Image Storage; results on other kinds are not written")
 
 
 def _valid(element: DataElement) -> bool:

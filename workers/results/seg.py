@@ -8,7 +8,6 @@ Ref: PS3.3 A.51, C.8.20
 from __future__ import annotations
 
 import highdicom
-import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
@@ -36,7 +35,7 @@ def build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
     first = header.donor(request.sources[0])
     dataset = Segmentation(
         source_images=[first, *request.sources[1:]],
-        pixel_array=_narrow(numbered(request, segments)),
+        pixel_array=numbered(request, segments),
         segmentation_type="BINARY" if binary else "LABELMAP",
         segment_descriptions=[_description(request, segment) for segment in segments],
         series_instance_uid=object_uid(request, KIND, "series"),
@@ -60,11 +59,6 @@ def build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
     dataset.BurnedInAnnotation = "NO"
     header.finish(dataset, request, KIND)
     return dataset
-
-
-def _narrow(array: np.ndarray[tuple[int, ...], np.dtype[np.uint16]]) -> np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]:
-    """Halve the memory where the segment numbers allow it."""
-    return array.astype(np.uint8) if array.max() < 256 else array
 
 
 def _pixel_measures(request: ComposeRequest) -> highdicom.PixelMeasuresSequence:

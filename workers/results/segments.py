@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def plan(request: ComposeRequest) -> tuple[Segment, ...]:
     """
     _explained(request)
     card, prediction = request.card.card, request.prediction
-    present = set(np.unique(prediction.labels).tolist())
+    present = _values(prediction.labels)
     rows: list[tuple[LabelPart, Finding | None, str, int]] = [
         (part, None, part.label, 0) for part in card.output.labels if part.kind == "organ" and part.index in present
     ]
@@ -65,9 +65,9 @@ def _explained(request: ComposeRequest) -> None:
     """Refuse voxels that no label or finding stands for; they would vanish from the result unseen."""
     prediction = request.prediction
     organs = {part.index for part in request.card.card.output.labels if part.kind == "organ"}
-    if strange := set(np.unique(prediction.labels).tolist()) - organs - {0}:
+    if strange := _values(prediction.labels) - organs:
         raise Refused(f"the prediction holds label {min(strange)}, which the model's card does not name as an organ")
-    marked = set() if prediction.instances is None else set(np.unique(prediction.instances).tolist()) - {0}
+    marked = set() if prediction.instances is None else _values(prediction.instances)
     numbers = [finding.number for finding in prediction.findings]
     if len(set(numbers)) != len(numbers):
         raise Refused("two findings of the prediction share a number")
@@ -76,6 +76,14 @@ def _explained(request: ComposeRequest) -> None:
     kinds = {part.index: part.kind for part in request.card.card.output.labels}
     if any(kinds.get(finding.label) != "finding" for finding in prediction.findings):
         raise Refused("a finding of the prediction has a label that the model's card does not name as a finding")
+
+
+def _values(array: NDArray[np.uint8] | NDArray[np.uint16]) -> set[int]:
+    """Give the values besides 0, slice by slice: indexing with a whole CT would take eight bytes a voxel."""
+    found = np.zeros(np.iinfo(array.dtype).max + 1, dtype=bool)
+    for plane in array:
+        found[plane] = True
+    return set(np.flatnonzero(found).tolist()) - {0}
 
 
 def mask(request: ComposeRequest, segment: Segment) -> Mask:
@@ -87,20 +95,22 @@ def mask(request: ComposeRequest, segment: Segment) -> Mask:
     return np.asarray(prediction.instances == segment.finding.number)
 
 
-def numbered(request: ComposeRequest, segments: tuple[Segment, ...]) -> NDArray[np.uint16]:
+def numbered(request: ComposeRequest, segments: tuple[Segment, ...]) -> NDArray[np.unsignedinteger[Any]]:
     """Give one array of segment numbers; segments do not overlap, since a finding's voxels carry no organ label."""
     prediction = request.prediction
-    organs = np.zeros(256, np.uint16)
+    dtype = np.uint8 if len(segments) < 256 else np.uint16
+    organs, findings = np.zeros(256, dtype), np.zeros(65536, dtype)
     for segment in segments:
         if segment.finding is None:
             organs[segment.part.index] = segment.number
-    out: NDArray[np.uint16] = organs[prediction.labels]
-    if prediction.instances is not None and prediction.findings:
-        findings = np.zeros(int(prediction.instances.max()) + 1, np.uint16)
-        for segment in segments:
-            if segment.finding is not None:
-                findings[segment.finding.number] = segment.number
-        if np.any((out > 0) & (prediction.instances > 0)):
-            raise Refused("an organ and a finding of the prediction overlap")
-        np.copyto(out, findings[prediction.instances], where=prediction.instances > 0)
+        else:
+            findings[segment.finding.number] = segment.number
+    out = np.empty(prediction.labels.shape, dtype)
+    for index, plane in enumerate(prediction.labels):
+        out[index] = organs[plane]
+        if prediction.instances is not None:
+            lesions = findings[prediction.instances[index]]
+            if np.any((out[index] > 0) & (lesions > 0)):
+                raise Refused("an organ and a finding of the prediction overlap")
+            out[index] += lesions
     return out

@@ -72,7 +72,7 @@ def _measurement_report(
     report = sr.MeasurementReport(
         observation_context=_observer(request),
         procedure_reported=_procedure(request),
-        imaging_measurements=[group for pair in ordered for group in groups.pair(request, *pair, seg)],
+        imaging_measurements=[group for pair in ordered for group in groups.pair_of(request, *pair, seg)],
         title=codes.DCM.ImagingMeasurementReport,
         referenced_images=[groups.library_entry(request, first, index) for index in keys],
     )

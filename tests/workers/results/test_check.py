@@ -138,7 +138,7 @@ def set_to(keyword: str, value: Any) -> Fault:
 SEG_FAULTS: dict[str, tuple[str, Fault, str]] = {
     "mirrored left to right": ("findings", lambda d: pack(d, bits(d)[:, :, ::-1]), "segment 1 .* not the mask"),
     "mirrored top to bottom": ("oblique", lambda d: pack(d, bits(d)[:, ::-1]), "segment 1 .* not the mask"),
-    "frames in another order": ("findings", lambda d: pack(d, bits(d)[::-1]), "not the mask"),
+    "frames in another order": ("findings", lambda d: pack(d, bits(d)[::-1]), "not the mask|overlap"),
     "one voxel more": (
         "findings",
         lambda d: pack(d, np.concatenate([bits(d)[:1] | np.eye(24, 32, dtype=np.uint8), bits(d)[1:]])),

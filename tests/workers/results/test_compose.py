@@ -258,7 +258,11 @@ def test_a_prediction_that_cannot_be_written_truly_is_refused(spoil: Any, reason
         compose(spoil(scans.request()))
 
 
-def test_images_without_a_frame_of_reference_are_refused() -> None:
-    """Marks without a frame of reference would lie nowhere."""
-    with pytest.raises(Refused, match="Frame of Reference"):
-        compose(scans.request(FrameOfReferenceUID=""))
+@pytest.mark.parametrize(
+    ("keyword", "reason"),
+    [("FrameOfReferenceUID", "Frame of Reference"), ("SOPClassUID", "CT, MR or PET"), ("SOPInstanceUID", "no SOPInstanceUID")],
+)
+def test_images_that_a_result_cannot_point_at_are_refused(keyword: str, reason: str) -> None:
+    """Marks without a frame of reference would lie nowhere, and without UIDs on nothing."""
+    with pytest.raises(Refused, match=reason):
+        compose(scans.request(nodules=0, organs=False, **{keyword: ""}))
