@@ -85,7 +85,7 @@ def organs(scores: torch.Tensor, plan: transforms.Resampling, values: Sequence[i
     scores  (classes, *model shape), one softmax; class i has the label values[i], the first being 0 for none
     """
     table = torch.tensor(list(values), dtype=torch.uint8, device=scores.device)
-    return transforms.labels_to_source(torch.softmax(scores, dim=0), plan, lambda classes: table[classes.argmax(dim=0)])
+    return transforms.labels_to_source(torch.softmax(scores, dim=0), plan, lambda classes: table[classes.max(dim=0).indices])
 
 
 def volumes_ml(labels: Labels, grid: Grid) -> NDArray[np.float64]:
