@@ -7,6 +7,7 @@ processes may try it and exactly one succeeds. SQLite serves one host on a local
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,6 +51,8 @@ class Ledger:
         if self.sqlite:
             data_dir.mkdir(parents=True, exist_ok=True)
             file = data_dir / "ledger.sqlite"
+            # Headers are in it: for this user only. SQLite gives its side files the same mode.
+            file.touch(mode=0o600)
             self.engine = _sqlite_engine(file, "FULL")
             # The index can be read again from the spool: its commits need not wait for the disk.
             self.index_engine = _sqlite_engine(file, "NORMAL")
@@ -72,7 +75,7 @@ class Ledger:
             yield connection
 
     def lock(self, connection: Connection, names: Iterable[str]) -> None:
-        """Keep other writers off these studies until the transaction ends (SQLite: the transaction itself does)."""
+        """Keep other writers off what these names stand for until the transaction ends (SQLite: the transaction itself does)."""
         if not self.sqlite:
             for name in sorted(set(names)):
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
@@ -125,8 +128,10 @@ def _sqlite_engine(file: Path, synchronous: str) -> Engine:
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        for pragma in (f"busy_timeout={BUSY_TIMEOUT_S * 1000}", "journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}").close()
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}").close()
+        _switch_to_wal(connection)
+        connection.execute(f"PRAGMA synchronous={synchronous}").close()
+        connection.execute("PRAGMA foreign_keys=ON").close()
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -136,11 +141,25 @@ def _sqlite_engine(file: Path, synchronous: str) -> Engine:
     return engine
 
 
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on; SQLite's own busy time-out does not cover that first switch. Ref: sqlite.org/wal 2.2."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _server_engine(url: str) -> Engine:
     try:
         parsed = sa.make_url(url)
         engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=24)
-    except (sa.exc.ArgumentError, ImportError) as error:
+    except (sa.exc.ArgumentError, ValueError, ImportError) as error:
         what = str(error) if isinstance(error, ImportError) else "it cannot be read as a URL"
         raise Misconfigured(f"[ledger] url is not a database Overread can open ({what}); use sqlite or postgresql+psycopg://") from None
     if parsed.drivername != "postgresql+psycopg":

@@ -159,6 +159,7 @@ def report(ledger: Ledger, transaction_uid: str, committed: set[str], failed: Ma
         asked_at, delivery_id = _transaction(connection, transaction_uid, now)
         if delivery_id is None:
             return False
+        ledger.lock(connection, [delivery_id])
         mine = DELIVERY_OBJECTS.c.delivery_id == delivery_id
         waiting = (mine, DELIVERY_OBJECTS.c.committed_at.is_(None))
         done = sa.update(DELIVERY_OBJECTS).where(*waiting, DELIVERY_OBJECTS.c.sop_instance_uid.in_(committed))
