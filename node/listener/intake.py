@@ -101,6 +101,7 @@ class Intake(DIMSEServiceProvider):
         self._reception = reception
         self._command = bytearray()
         self._store: _Store | None = None
+        self._other = False  # whether a data set of another message is expected
         self._other_bytes = 0
         self._lock = threading.Lock()  # between the reading thread and whoever ends the association
         self._closed = False
@@ -144,9 +145,12 @@ class Intake(DIMSEServiceProvider):
             self._take_command(context_id, body, last=last)
         elif self._store is not None:
             self._take_data(self._store, context_id, body, last=last)
-        else:
+        elif self._other:
+            self._other = not last
             self._other_bytes += len(body)
-            self._pass_on(context_id, fragment, last=last)
+            self._pass_on(context_id, fragment)
+        else:
+            raise Violation("data_set_without_a_command")
 
     def _take_command(self, context_id: int, body: memoryview, *, last: bool) -> None:
         self._command += body
@@ -157,20 +161,19 @@ class Intake(DIMSEServiceProvider):
         command, self._command = bytes(self._command), bytearray()
         raw = _elements(command)
         if _number(raw, _FIELD) != C_STORE_RQ:
+            self._other = _number(raw, _DATA_SET) != NO_DATA_SET
             self._other_bytes = 0
-            self._pass_on(context_id, b"\x03" + command, last=False)
+            self._pass_on(context_id, b"\x03" + command)
             return
         store = self._store = self._begin(context_id, raw)
         if _number(raw, _DATA_SET) == NO_DATA_SET:
             store.refuse(SpoolRefusal(CANNOT_UNDERSTAND, "the request comes without a data set"))
             self._finish(store)
 
-    def _pass_on(self, context_id: int, fragment: bytes, *, last: bool) -> None:
+    def _pass_on(self, context_id: int, fragment: bytes) -> None:
         """Leave a fragment to pynetdicom, which keeps the whole message in memory."""
         if self._other_bytes > MESSAGE_MAX_BYTES or self.msg_queue.qsize() > 8:
             raise Violation("message_too_long_or_unanswered")
-        if last:
-            self._other_bytes = 0
         primitive = P_DATA()
         primitive.presentation_data_value_list.append((context_id, fragment))
         super().receive_primitive(primitive)

@@ -265,6 +265,7 @@ def test_violations(listener: Listener, pdus: list[bytes]) -> None:
         caller.associate()
         caller.send(*pdus)
         assert caller.closed_by_peer()
+    assert listener.counters.broken == 1  # at the violation, not at the network time-out
     assert takes_a_study(listener)
 
 

@@ -218,6 +218,18 @@ def test_disk_under_its_watermark(tmp_path: Path) -> None:
     assert Spool(tmp_path, free_disk_min_mb=1).store(command(ds), encoded(ds)).fresh
 
 
+def test_disk_fills_up_while_a_data_set_arrives(spool: Spool) -> None:
+    """A large data set is given up as soon as the disk falls under its watermark, not when it has all arrived."""
+    ds = ct(rows=2048, columns=2100)
+    part = spool.begin(command(ds))
+    spool._free_min_bytes = 2**62
+    with pytest.raises(SpoolRefusal) as caught:
+        part.write(encoded(ds)[:6_000_000])
+    part.close()
+    assert caught.value.status == 0xA700
+    assert not files(spool)
+
+
 def test_too_large(tmp_path: Path) -> None:
     """A data set above the limit is refused while it arrives, not after."""
     spool = Spool(tmp_path, max_bytes=1000)
