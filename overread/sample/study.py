@@ -117,7 +117,7 @@ def _table(plane: Floats, local: Floats, *, prone: bool) -> None:
     below = -local[..., 1] - 122.0 if prone else local[..., 1] - 132.0
     curve = below + (local[..., 0] / 260.0) ** 2 * 60.0
     top = (curve > 0) & (curve < 14.0) & (np.abs(local[..., 0]) < 200.0) & (plane < AIR_HU + 50)
-    plane[top] = -780.0
+    plane[top] = -930.0  # the foam inside; the shell is carbon fibre
     plane[top & ((curve < 2.5) | (curve > 11.5))] = -180.0
 
 
