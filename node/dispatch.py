@@ -6,7 +6,6 @@ Nothing here waits for the network: what talks to archives, or removes files, ru
 from __future__ import annotations
 
 import threading
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -235,7 +234,5 @@ def _changed_at(config: Path | None) -> float | None:
 
 
 def _broke(what: str, error: BaseException, **names: Any) -> None:
-    """Journal an error with its traceback as places only: an exception's words may quote a header."""
-    frames = traceback.extract_tb(error.__traceback__)[-8:]
-    where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-    log.error("dispatch.broke", what=what, error=type(error).__name__, where=where, **names)
+    """Journal an error by its type and places: its words may quote a header."""
+    log.error("dispatch.broke", what=what, error=journal.places(error), **names)

@@ -87,7 +87,7 @@ def _sweep_folders(ledger: Ledger, root: Path, before: float) -> None:
             ended_at = folder.stat().st_mtime + DAY_S
         if ended_at <= before:
             shutil.rmtree(folder, ignore_errors=True)
-            log.info("folder.removed", room=root.name, job=folder.name)
+            log.info("folder.removed", of=root.name, job=folder.name)
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -60,7 +60,11 @@ class Ledger:
             self.engine = _server_engine(url)
             self.index_engine = self.engine
         _forget_after_fork(self.engine, self.index_engine)
-        self._create()
+        try:
+            self._create()
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def writing(self, *, index: bool = False) -> Iterator[Connection]:
