@@ -30,10 +30,11 @@ class Node:
     log: Path
 
     def status(self, study_uid: str) -> dict[str, Any]:
-        """Ask `overread status --study`; an empty dict while the study is unknown."""
+        """Ask `overread status --study` for a study's story; an empty dict while it is unknown."""
         command = [str(OVERREAD), "status", "--config", str(self.config), "--study", study_uid, "--json"]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **ENVIRONMENT})
-        return dict(json.loads(ran.stdout)) if ran.returncode == 0 and ran.stdout.strip() else {}
+        studies = json.loads(ran.stdout)["studies"] if ran.stdout.strip() else []
+        return dict(studies[0]) if studies else {}
 
     def said(self) -> str:
         """Give everything the node's processes printed."""

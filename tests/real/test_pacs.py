@@ -112,6 +112,7 @@ def test_a_gantry_tilt_is_declined_with_its_reason(pacs: Site) -> None:
     dcmtk.storescu(pacs.node.port, files)
     study = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
     wait_for(lambda: "DECLINED" in _states(pacs, study), seconds=90, what="a decline", every_s=1)
+    assert "tilt" in json.dumps(pacs.node.status(study))
     assert len(list((pacs.node.data_dir / "incoming").rglob("*.dcm"))) >= len(files)
 
 
@@ -154,6 +155,7 @@ def test_an_incomplete_series_is_declined_and_completed_later(pacs: Site, tmp_pa
     lacking = phantoms.thorax(tmp_path / "lacking", replace(plan, missing=(41,)))
     dcmtk.dcmsend(pacs.node.port, tmp_path / "lacking")
     wait_for(lambda: "DECLINED" in _states(pacs, lacking.study_instance_uid), seconds=120, what="a decline", every_s=1)
+    assert "slice" in json.dumps(pacs.node.status(lacking.study_instance_uid))
     assert pacs.archive.find(lacking.study_instance_uid, "SR") == []
     whole = phantoms.thorax(tmp_path / "whole", plan)
     dcmtk.storescu(pacs.node.port, [whole.files[41]])
