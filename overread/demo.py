@@ -191,7 +191,7 @@ def _tell(console: Console, outcome: Outcome, wish: Wish) -> None:
         console.print(f"[bold]{sentence}[/]")
     for finding in outcome.findings:
         numbers = ", ".join(f"{entry['what']} {entry['value']:g} {entry['unit']}" for entry in finding["numbers"])
-        console.print(f"  {finding['name']}: {numbers}; LPS {finding['centroid_mm']} mm")
+        console.print(f"  {finding['name']}: {numbers}; LPS {finding['centroid_mm']} mm", markup=False)
     for name, paths in (("objects in the archive", outcome.objects), ("pictures", outcome.pictures)):
         console.print(f"{name}:")
         for path in paths:
