@@ -101,7 +101,7 @@ def dispatch(config: Config = None, parent: Parent = None) -> None:
     """Assemble, route, submit, sweep."""
     from overread import roles
 
-    roles.dispatch(_settings(config), parent)
+    roles.dispatch(_settings(config), _config(config), parent)
 
 
 @app.command()
@@ -140,6 +140,14 @@ def status(
     from overread.commands import status as command
 
     raise typer.Exit(command.main(_settings(config), study or accession, as_json=as_json))
+
+
+@app.command()
+def retry(study: Annotated[str, typer.Argument(metavar="STUDY_UID")], config: Config = None, as_json: AsJson = False) -> None:
+    """Try a study's FAILED jobs and FAILED deliveries again, once their cause is mended."""
+    from overread.commands import retry as command
+
+    raise typer.Exit(command.main(_settings(config), study, as_json=as_json))
 
 
 @app.command()

@@ -58,7 +58,7 @@ def overheard(settings: Settings) -> Iterator[list[bytes]]:
     """Listen to every command that the broker gets (MONITOR)."""
     lines: list[bytes] = []
     client = redis.Redis.from_url(broker.broker_url(settings).replace("redis+socket://", "unix://", 1))
-    with client, client.monitor() as monitor:
+    with client, client.monitor() as monitor:  # type: ignore[no-untyped-call]
         stop = threading.Event()
 
         def listen() -> None:

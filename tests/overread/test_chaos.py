@@ -8,13 +8,15 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
 from node import send
 from node.archive.holdings import Holdings
@@ -27,7 +29,7 @@ from workers import folder
 
 LIMIT_S = 240
 # The quiet time outlasts a listener's restart on a loaded machine: else the first half of the study counts as complete.
-SECTIONS = {
+SECTIONS: dict[str, Mapping[str, Any]] = {
     "assembly": {"quiet_s": 10},
     "workers": {"lease_s": 3, "renew_s": 0.5, "max_attempts": 8},
 }
@@ -81,9 +83,9 @@ class Killer:
         assert machine.wait_for(look, LIMIT_S, 0.02), "the job did not get there"
 
 
-def machine_console() -> progress.Console:
+def machine_console() -> Console:
     """Give a console that prints nothing."""
-    return progress.Console(quiet=True)
+    return Console(quiet=True)
 
 
 def send_whatever_happens(killer: Killer, files: list[Instance]) -> None:
