@@ -13,7 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from node.errors import Misconfigured
 
@@ -141,7 +151,12 @@ class ResultsSection(_Section):
 
 
 class Peer(_Section):
-    """A DICOM peer: where results go, whether it commits, whether it may be queried."""
+    """A DICOM peer: where results go, whether it commits, whether it may be queried, how images are fetched from it.
+
+    move_to             the AE title of ours that the peer knows as a C-MOVE destination (default: the first of ae_titles)
+    dicomweb_url        root of its DICOMweb services, for example https://pacs:8043/dicom-web
+    retrieve_timeout_s  no fetch of one study takes longer
+    """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
     ae_title: AETitle
@@ -152,10 +167,29 @@ class Peer(_Section):
     storage_commitment: bool = False
     query: bool = False
     commitment_timeout_s: Seconds = 300
-    max_attempts: int = Field(default=10, ge=1)
+    # With the back-off up to 15 minutes this bridges a day's maintenance of the archive.
+    max_attempts: int = Field(default=100, ge=1)
     retry_first_s: Seconds = 5
     retry_max_s: Seconds = 900
     tls: bool = False
+    retrieve: Literal["none", "c-move", "c-get", "wado-rs"] = "none"
+    move_to: AETitle | None = None
+    dicomweb_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")] | None = None
+    dicomweb_user: str | None = None
+    dicomweb_password: SecretStr | None = None
+    dicomweb_token: SecretStr | None = None
+    retrieve_timeout_s: Seconds = 600
+    retrieve_attempts: int = Field(default=3, ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _dicomweb_is_whole(self) -> Peer:
+        if self.retrieve == "wado-rs" and self.dicomweb_url is None:
+            raise ValueError('retrieve = "wado-rs" needs dicomweb_url, the root of the peer\'s DICOMweb services')
+        if (self.dicomweb_user is None) != (self.dicomweb_password is None):
+            raise ValueError("dicomweb_user and dicomweb_password belong together: set both or neither")
+        if self.dicomweb_token is not None and self.dicomweb_user is not None:
+            raise ValueError("set dicomweb_token or dicomweb_user with dicomweb_password, not both")
+        return self
 
 
 class Condition(_Section):
@@ -205,6 +239,12 @@ class Settings(_Section):
         names = [peer.name for peer in self.peers]
         if len(set(names)) != len(names):
             raise ValueError("two peers share a name")
+        for peer in self.peers:
+            if peer.calling_ae is not None and peer.calling_ae not in self.node.ae_titles:
+                # Its commitment reports are addressed to the title that asked: the listener must answer to it.
+                raise ValueError(
+                    f"the peer {peer.name!r} is called as {peer.calling_ae!r}, which is not among [node] ae_titles: add it there"
+                )
         for rule in self.rules:
             for name in rule.destinations or ():
                 if name not in names:

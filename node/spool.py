@@ -16,7 +16,7 @@ import mmap
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from node.part10 import FileMeta, read_meta, write_meta
 from node.storage_classes import is_storage_class, is_uid
 from node.study import Instance
 
-__all__ = ["INDEXED", "Part", "Spool", "SpoolRefusal", "StoreCommand", "Stored", "read_instance"]
+__all__ = ["INDEXED", "HeaderCheck", "Part", "Spool", "SpoolRefusal", "StoreCommand", "Stored", "read_instance"]
 
 # Ref: PS3.4 Table B.2-1
 OUT_OF_RESOURCES = 0xA700
@@ -42,6 +42,7 @@ _log = journal.get("spool")
 
 # What a C-STORE request and its association say about a data set: the same nouns as our file meta information.
 StoreCommand = FileMeta
+HeaderCheck = Callable[[Mapping[str, Any]], None]
 
 
 class SpoolRefusal(Refused):
@@ -96,15 +97,18 @@ class Spool:
                 part.write(piece)
             return part.finish()
 
-    def begin(self, command: StoreCommand) -> Part:
-        """Open a part for a data set that arrives in pieces; raises SpoolRefusal before its first byte is taken."""
+    def begin(self, command: StoreCommand, check: HeaderCheck | None = None) -> Part:
+        """Open a part for a data set that arrives in pieces; raises SpoolRefusal before its first byte is taken.
+
+        `check` sees the header of what arrived and may raise SpoolRefusal: for one who asked for certain images and no others.
+        """
         for name, uid in (("class", command.sop_class_uid), ("instance", command.sop_instance_uid)):
             if not is_uid(uid):
                 raise SpoolRefusal(DOES_NOT_MATCH_CLASS, f"the SOP {name} UID of the request is not a valid UID")
         if not is_storage_class(command.sop_class_uid):
             raise SpoolRefusal(DOES_NOT_MATCH_CLASS, f"{command.sop_class_uid} is not a storage class")
         self.need_disk()
-        return Part(self, command)
+        return Part(self, command, check)
 
     def need_disk(self) -> None:
         """Raise SpoolRefusal A700 while the disk is under its watermark."""
@@ -204,8 +208,9 @@ class Spool:
 class Part:
     """A data set on its way in. One thread writes, then calls `finish`; `close` in any case, it removes what was not kept."""
 
-    def __init__(self, spool: Spool, command: StoreCommand) -> None:
+    def __init__(self, spool: Spool, command: StoreCommand, check: HeaderCheck | None = None) -> None:
         self._spool = spool
+        self._check = check
         self._command = command
         self._meta = write_meta(command)
         self._memory = bytearray()
@@ -282,7 +287,10 @@ class Part:
                     header = read_header(body, self._command.transfer_syntax_uid, self._spool.max_bytes)
         except Unreadable as error:
             raise SpoolRefusal(CANNOT_UNDERSTAND, error.reason) from None
-        return _identified(header, self._command)
+        identified = _identified(header, self._command)
+        if self._check is not None:
+            self._check(identified)
+        return identified
 
 
 class _disk_trouble:  # noqa: N801 -- reads as the words it stands for

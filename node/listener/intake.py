@@ -95,6 +95,8 @@ class _Store:
 class Intake(DIMSEServiceProvider):
     """The DIMSE layer of one association with a caller."""
 
+    unanswered_max = 8  # messages that nobody has taken yet
+
     def __init__(self, link: Link, reception: Reception) -> None:
         super().__init__(link)
         self._link = link
@@ -172,7 +174,7 @@ class Intake(DIMSEServiceProvider):
 
     def _pass_on(self, context_id: int, fragment: bytes) -> None:
         """Leave a fragment to pynetdicom, which keeps the whole message in memory."""
-        if self._other_bytes > MESSAGE_MAX_BYTES or self.msg_queue.qsize() > 8:
+        if self._other_bytes > MESSAGE_MAX_BYTES or self.msg_queue.qsize() > self.unanswered_max:
             raise Violation("message_too_long_or_unanswered")
         primitive = P_DATA()
         primitive.presentation_data_value_list.append((context_id, fragment))
