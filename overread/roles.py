@@ -86,13 +86,13 @@ def listener(settings: Settings, parent: int | None) -> None:
     listening.stop()
 
 
-def dispatch(settings: Settings, parent: int | None) -> None:
+def dispatch(settings: Settings, config: Path | None, parent: int | None) -> None:
     """Assemble, route, submit and sweep until SIGTERM."""
     from node import dispatch as loop  # noqa: PLC0415
 
     stop = _start("dispatch", parent)
     processes.say_ready(run_dir(settings), "dispatch")
-    loop.serve(settings, stop)
+    loop.serve(settings, stop, config)
 
 
 def worker(settings: Settings, config: Path | None, queue: str, parent: int | None) -> int:
