@@ -66,7 +66,7 @@ def put(folder: Path, name: str = "two-parts", *, overlap: float = 0.25) -> Path
     home.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        weights = save(nets.UNet(**ARGUMENTS).state_dict())  # type: ignore[attr-defined]
+        weights = save(nets.UNet(**ARGUMENTS).state_dict())  # type: ignore[attr-defined,arg-type]
     (home / "weights.safetensors").write_bytes(weights)
     card = CARD.format(name=name, sha256=hashlib.sha256(weights).hexdigest(), overlap=overlap)
     (home / "card.toml").write_text(card, encoding="utf-8")
