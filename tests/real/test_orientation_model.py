@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models.card import STARTERS, read
+from node.settings import Settings
 from overread.sample import Scan
 from tests import phantoms
 from tests.test_orientation import read_with_dcmqi
@@ -31,7 +32,7 @@ IN_CI = "prone-non-square"
 def test_the_models_marks_lie_where_the_nodules_are(tmp_path: Path, name: str) -> None:
     """The chest starter's SEG, read by dcmqi: left is left, each lung covers the true one, each nodule is marked at its centre."""
     truth = phantoms.thorax(tmp_path / "study", VARIANTS[name])
-    pipeline.run(read(STARTERS / "chest_ct" / "card.toml"), tmp_path / "study", tmp_path / "out")
+    pipeline.run(read(STARTERS / "chest_ct" / "card.toml"), tmp_path / "study", tmp_path / "out", Settings())
     (seg,) = (tmp_path / "out").glob("*seg.dcm")
     found = read_with_dcmqi(seg, tmp_path / "dcmqi")
     for side in ("left", "right"):

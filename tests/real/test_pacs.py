@@ -105,15 +105,26 @@ def test_the_same_study_again_makes_no_second_result(pacs: Site, analysed: Truth
     assert sorted(pacs.archive.find(analysed.study_instance_uid)) == before
 
 
-def test_a_gantry_tilt_is_declined_with_its_reason(pacs: Site) -> None:
-    """A real head CT with a tilted gantry is acknowledged, kept, and declined in words."""
+def test_a_real_head_ct_is_kept_and_declined_by_every_model(pacs: Site) -> None:
+    """A head CT with a tilted gantry is acknowledged, kept, and declined: by each model, with a reason."""
     folder = shared("data/head_ct_ge_tilt")
     files = sorted(folder.glob("*.dcm"))
     dcmtk.storescu(pacs.node.port, files)
     study = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
     wait_for(lambda: "DECLINED" in _states(pacs, study), seconds=90, what="a decline", every_s=1)
-    assert "tilt" in json.dumps(pacs.node.status(study))
+    declined = pacs.node.status(study)["revisions"][-1]["declined"]
+    assert {entry["model"] for entry in declined} == {"brain-mr", "chest-ct"}
+    assert all(entry["reason"] for entry in declined)
     assert len(list((pacs.node.data_dir / "incoming").rglob("*.dcm"))) >= len(files)
+
+
+def test_a_tilted_chest_is_declined_with_its_reason(pacs: Site, tmp_path: Path) -> None:
+    """A chest CT that fits a model but for its tilted gantry gets no result, and the reason names the tilt."""
+    truth = phantoms.thorax(tmp_path / "tilted", Scan(tilt_degrees=12.0, slices=60, nodules_mm=()))
+    dcmtk.dcmsend(pacs.node.port, tmp_path / "tilted")
+    wait_for(lambda: "DECLINED" in _states(pacs, truth.study_instance_uid), seconds=120, what="a decline", every_s=1)
+    assert "tilt" in json.dumps(pacs.node.status(truth.study_instance_uid)["jobs"])
+    assert pacs.archive.find(truth.study_instance_uid) == []
 
 
 def test_a_compressed_ct_is_kept_verbatim_and_answered(pacs: Site, tmp_path: Path) -> None:
@@ -155,7 +166,7 @@ def test_an_incomplete_series_is_declined_and_completed_later(pacs: Site, tmp_pa
     lacking = phantoms.thorax(tmp_path / "lacking", replace(plan, missing=(41,)))
     dcmtk.dcmsend(pacs.node.port, tmp_path / "lacking")
     wait_for(lambda: "DECLINED" in _states(pacs, lacking.study_instance_uid), seconds=120, what="a decline", every_s=1)
-    assert "slice" in json.dumps(pacs.node.status(lacking.study_instance_uid))
+    assert "missing" in json.dumps(pacs.node.status(lacking.study_instance_uid)["jobs"])
     assert pacs.archive.find(lacking.study_instance_uid, "SR") == []
     whole = phantoms.thorax(tmp_path / "whole", plan)
     dcmtk.storescu(pacs.node.port, [whole.files[41]])
