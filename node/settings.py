@@ -240,7 +240,7 @@ class Settings(_Section):
         if len(set(names)) != len(names):
             raise ValueError("two peers share a name")
         for peer in self.peers:
-            if peer.calling_ae is not None and peer.calling_ae not in self.node.ae_titles:
+            if peer.storage_commitment and peer.calling_ae is not None and peer.calling_ae not in self.node.ae_titles:
                 # Its commitment reports are addressed to the title that asked: the listener must answer to it.
                 raise ValueError(
                     f"the peer {peer.name!r} is called as {peer.calling_ae!r}, which is not among [node] ae_titles: add it there"

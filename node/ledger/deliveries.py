@@ -20,6 +20,8 @@ from node.study import Delivery, DeliveryState, Parcel, Stage
 
 PENDING = DeliveryState.PENDING
 SENT = DeliveryState.SENT
+# An archive that lost what it took may need a while: 30 s, then 60, 120 ... up to an hour.
+UNSENT_FIRST_S, UNSENT_MAX_S = 30.0, 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +153,9 @@ def asked(ledger: Ledger, delivery_id: str, transaction_uid: str) -> bool:
 def report(ledger: Ledger, transaction_uid: str, committed: set[str], failed: Mapping[str, int]) -> bool:
     """Take the archive's answer; False: that transaction is not ours. Told twice it changes nothing.
 
-    All objects committed: COMMITTED. One that the archive does not vouch for, and that was sent before
-    this transaction was asked for, is unsent again and the delivery PENDING.
+    All objects committed: COMMITTED, also where the report comes after we had settled for less or given up.
+    One that the archive does not vouch for, and that was sent before this transaction was asked for, is unsent
+    again and the delivery PENDING after a while.
     """
     now = ledger.clock()
     with ledger.writing() as connection:
@@ -167,7 +170,7 @@ def report(ledger: Ledger, transaction_uid: str, committed: set[str], failed: Ma
         rest = connection.execute(sa.select(DELIVERY_OBJECTS).where(*waiting).order_by(DELIVERY_OBJECTS.c.position)).all()
         if not rest:
             values = _ended(ledger, DeliveryState.COMMITTED, None) | {"fence": DELIVERIES.c.fence + 1}
-            _move_in(connection, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state.in_([PENDING, SENT])), values)
+            _move_in(connection, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state != DeliveryState.COMMITTED), values)
             return True
         lost = [row.sop_instance_uid for row in rest if row.sent_at is not None and row.sent_at <= asked_at]
         if lost:
@@ -219,10 +222,12 @@ def _transaction(connection: Connection, transaction_uid: str, now: float) -> tu
 
 
 def _unsend(connection: Connection, delivery_id: str, lost: Mapping[str, int | None], now: float) -> None:
+    attempt = connection.execute(sa.select(DELIVERIES.c.attempt).where(DELIVERIES.c.delivery_id == delivery_id)).scalar_one()
+    later = now + min(UNSENT_FIRST_S * 2 ** max(attempt - 1, 0), UNSENT_MAX_S)
     values = {
         "state": PENDING,
-        "next_at": now,
-        "submit_after": now,
+        "next_at": later,
+        "submit_after": later,
         "submissions": 0,
         "reason": f"the archive did not commit {len(lost)} of its objects; sent again",
     }

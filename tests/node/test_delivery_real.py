@@ -132,7 +132,7 @@ def test_orthanc_counts_a_study_series_by_series(ledger: Ledger, server: Orthanc
 def test_orthanc_that_does_not_know_us_rejects_for_good(ledger: Ledger, peer: Peer) -> None:
     """FAILED with Orthanc's reason, without a second try."""
     parcel = written(ledger, job_id="job-4")
-    stranger = peer.model_copy(update={"calling_ae": "STRANGER"})
+    stranger = peer.model_copy(update={"calling_ae": "STRANGER", "storage_commitment": False})
     deliver.send(settings_for(ledger, stranger), ledger, claim_of(ledger, parcel))
     failed = state_of(ledger, parcel)
     assert failed.state is DeliveryState.FAILED, failed.reason

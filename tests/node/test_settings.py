@@ -64,6 +64,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
             WHOLE + "\n[[peers]]\nname = 'second'\nae_title = 'TOO LONG AN AE TITLE'\nhost = 'h'\nport = 1\n",
             "overread.toml:22: peers.1.ae_title: Value error, an AE title",
         ),
+        (WHOLE.replace("port = 104", "port = 104\ncalling_ae = 'OTHER'"), "not among [node] ae_titles"),
         ("[[rules]]\nmodel = 'x'\ndestinations = ['nowhere']\n", "nowhere"),
         ("[node\n", "not valid TOML"),
     ],

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from node.ledger import Ledger, deliveries, jobs
 from node.ledger.deliveries import DeliveryClaim
 from node.study import Delivery, DeliveryState
@@ -106,7 +110,7 @@ def test_an_object_the_archive_does_not_vouch_for_is_sent_again(ledger: Ledger, 
     assert deliveries.report(ledger, "2.25.100", {"2.25.7"}, {"2.25.8": 0x0112})
     back = deliveries.get(ledger, delivery.delivery_id)
     assert (back.state, back.sent) == (DeliveryState.PENDING, ("2.25.7",))
-    clock.now += 5
+    clock.now += deliveries.UNSENT_FIRST_S
     all_sent(ledger, delivery, "2.25.101")
     assert deliveries.report(ledger, "2.25.101", {"2.25.8"}, {})
     assert deliveries.get(ledger, delivery.delivery_id).state is DeliveryState.COMMITTED
@@ -118,7 +122,7 @@ def test_an_old_transaction_s_failure_does_not_undo_a_later_send(ledger: Ledger,
     all_sent(ledger, delivery, "2.25.100")
     clock.now += 5
     deliveries.report(ledger, "2.25.100", set(), {"2.25.7": 1, "2.25.8": 1})
-    clock.now += 5
+    clock.now += deliveries.UNSENT_FIRST_S
     all_sent(ledger, delivery, "2.25.101")
     clock.now += 5
     assert deliveries.report(ledger, "2.25.100", set(), {"2.25.7": 1, "2.25.8": 1})
@@ -193,3 +197,23 @@ def test_a_lost_delivery_message_is_sent_again_by_age(ledger: Ledger, clock: Clo
     assert deliveries.submitted(ledger, delivery.delivery_id)
     assert deliveries.due(ledger, clock.now + 29) == []
     assert deliveries.due(ledger, clock.now + 30)
+
+
+@pytest.mark.parametrize("end", [deliveries.accepted, deliveries.give_up])
+def test_a_report_that_comes_late_still_counts(ledger: Ledger, end: Callable[[Ledger, str, str], bool]) -> None:
+    """The archive vouches for the objects after we had settled for a C-FIND, or given up: the delivery is COMMITTED."""
+    delivery = one_delivery(ledger)
+    all_sent(ledger, delivery, "2.25.90")
+    assert end(ledger, delivery.delivery_id, "no report came")
+    assert deliveries.report(ledger, "2.25.90", {"2.25.7", "2.25.8"}, {})
+    assert deliveries.get(ledger, delivery.delivery_id).state is DeliveryState.COMMITTED
+
+
+def test_an_archive_that_loses_objects_is_given_time(ledger: Ledger, clock: Clock) -> None:
+    """A failed commitment does not spend the attempts in seconds."""
+    delivery = one_delivery(ledger)
+    all_sent(ledger, delivery, "2.25.90")
+    assert deliveries.report(ledger, "2.25.90", {"2.25.7"}, {"2.25.8": 0x0112})
+    assert deliveries.claim(ledger, delivery.delivery_id, 8) is None
+    assert deliveries.due(ledger, clock.now + deliveries.UNSENT_FIRST_S - 1) == []
+    assert deliveries.due(ledger, clock.now + deliveries.UNSENT_FIRST_S)
