@@ -107,6 +107,17 @@ def block(scan: Scan, low: Sequence[int], high: Sequence[int]) -> NDArray[np.boo
     return np.asarray(((along > np.array(low) - 0.5) & (along < np.array(high) - 0.5)).all(axis=-1))
 
 
+NODULE: dict[str, Any] = {
+    "index": 3,
+    "label": "Nodule",
+    "kind": "finding",
+    "cielab": (58, 66, 50),
+    "threshold": 0.5,
+    "category": {"scheme": "SCT", "value": "49755003", "meaning": "Morphologically Abnormal Structure"},
+    "type": {"scheme": "SCT", "value": "27925004", "meaning": "Nodule"},
+}
+
+
 def card(*, finds: bool = True) -> ShelvedCard:
     """Give the card of a lung and nodule model, or of an organ-only one."""
     lung = {"scheme": "SCT", "value": "39607008", "meaning": "Lung"}
@@ -118,18 +129,7 @@ def card(*, finds: bool = True) -> ShelvedCard:
     ]
     measurements: list[dict[str, Any]] = [{"label": 1, "what": ["volume"]}, {"label": 2, "what": ["volume"]}]
     if finds:
-        labels.append(
-            {
-                "index": 3,
-                "label": "Nodule",
-                "kind": "finding",
-                "region": lung,
-                "cielab": (58, 66, 50),
-                "threshold": 0.5,
-                "category": {"scheme": "SCT", "value": "49755003", "meaning": "Morphologically Abnormal Structure"},
-                "type": {"scheme": "SCT", "value": "27925004", "meaning": "Nodule"},
-            }
-        )
+        labels.append({**NODULE, "region": lung})
         measurements.append({"label": 3, "what": ["volume", "diameters", "hu", "probability"]})
     raw = {
         "schema_version": 1,
