@@ -40,7 +40,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 $(VIEWERS_STAMP): Makefile
 	mkdir -p $(VIEWERS)
@@ -51,7 +51,7 @@ $(VIEWERS_STAMP): Makefile
 viewers: $(VIEWERS_STAMP)
 
 verify: lint viewers
-	$(BIN)/python -m pytest --verify -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest --verify -n $(WORKERS) --dist loadfile
 
 bench: $(STAMP)
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
