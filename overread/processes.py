@@ -112,13 +112,17 @@ class Supervisor:
             while not self.stop.wait(TICK_S):
                 for child in self.children:
                     child.keep_up()
-                facts = {child.role.name: child.ready for child in self.children}
-                if not told and all(entry is not None for entry in facts.values()):
-                    told = True
-                    on_ready(facts)
+                told = told or self._tell(on_ready)
         finally:
             self._end([child for child in self.children if not child.role.last])
             self._end([child for child in self.children if child.role.last])
+
+    def _tell(self, on_ready: Any) -> bool:
+        facts = {child.role.name: child.ready for child in self.children}
+        if any(entry is None for entry in facts.values()):
+            return False
+        on_ready(facts)
+        return True
 
     @staticmethod
     def _end(children: Sequence[Child]) -> None:
