@@ -15,7 +15,7 @@ from node.ledger import instances, jobs, revisions
 from node.settings import Settings
 from node.study import Job, JobState, Stage
 from tests import phantoms, shelf
-from workers import folder, pipeline, tasks
+from workers import folder, pipeline, tasks, workspace
 
 
 @dataclass
@@ -136,13 +136,13 @@ def test_a_claim_lost_while_the_stage_works_writes_nothing(site: Site, monkeypat
     """A stage whose job was taken over meanwhile leaves no parcel and moves nothing."""
     site.run(Stage.PREPARE, Stage.INFER)
     ledger = site.tasks.context.ledger
-    kept = pipeline.workspace.keep_parcel
+    kept = workspace.keep_parcel
 
     def taken_over(*arguments: object) -> object:
         assert jobs.cancel(ledger, site.job_id, "superseded meanwhile")
-        return kept(*arguments)  # type: ignore[arg-type]
+        return kept(*arguments)
 
-    monkeypatch.setattr(pipeline.workspace, "keep_parcel", taken_over)
+    monkeypatch.setattr(workspace, "keep_parcel", taken_over)
     assert site.run(Stage.COMPOSE).state is JobState.CANCELLED
     assert jobs.parcel(ledger, site.job_id) is None
 
