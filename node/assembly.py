@@ -28,9 +28,9 @@ def freeze(ledger: Ledger, assembly: AssemblySection) -> int:
     count = 0
     now = ledger.clock()
     for revision in revisions.due(ledger, now, assembly):
-        evidence = f"no arrival for {now - revision.last_arrival_at:.0f} s"
+        evidence = {"said": f"no arrival for {now - revision.last_arrival_at:.0f} s"}
         if revisions.complete(ledger, revision, evidence):
-            log.info("revision.complete", study=revision.study_instance_uid, revision=revision.number, evidence=evidence)
+            log.info("revision.complete", study=revision.study_instance_uid, revision=revision.number, evidence=evidence["said"])
             count += 1
     return count
 

@@ -39,7 +39,7 @@ class Limits:
 class Ledger:
     """A database of states; `url` is "sqlite" (a file in `data_dir`) or a postgresql+psycopg URL.
 
-    Creates what is missing; raises Misconfigured on a newer schema, Retryable while the database is away.
+    Creates what is missing; raises Misconfigured on another schema, Retryable while the database is away.
     Safe to use from threads, from several processes, and after a fork.
     """
 
@@ -106,6 +106,12 @@ class Ledger:
             if version is not None and int(version) > schema.VERSION:
                 raise Misconfigured(
                     f"a newer Overread wrote the ledger (schema {version}, this one knows {schema.VERSION}); install that version again"
+                )
+            if version is not None and int(version) < schema.VERSION:
+                place = "the ledger.sqlite files in the data folder" if self.sqlite else "its tables"
+                raise Misconfigured(
+                    f"an older Overread wrote the ledger (schema {version}, this one knows {schema.VERSION}): "
+                    f"move {place} away and run `overread ledger rebuild`, which reads the images again"
                 )
             if version is None:
                 schema.METADATA.create_all(connection)

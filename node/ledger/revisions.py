@@ -6,7 +6,7 @@ inputs that image does not change keeps its id and goes on under the new revisio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Revision:
     completed_at: float | None
     quiet_factor: int
     released: bool
-    evidence: str | None
+    evidence: Mapping[str, Any] | None
     reason: str | None
 
 
@@ -118,10 +118,10 @@ def arrive(ledger: Ledger, connection: Connection, study_uid: str, images: Seque
     return int(number)
 
 
-def complete(ledger: Ledger, revision: Revision, evidence: str) -> bool:
-    """Freeze the instance list; False when an image arrived since `revision` was read."""
+def complete(ledger: Ledger, revision: Revision, evidence: Mapping[str, Any]) -> bool:
+    """Freeze the instance list on this evidence (node/evidence.py); False when an image arrived since `revision` was read."""
     now = ledger.clock()
-    values = {"state": RevisionState.COMPLETE, "completed_at": now, "evidence": evidence}
+    values = {"state": RevisionState.COMPLETE, "completed_at": now, "evidence": dict(evidence)}
     return _move(ledger, revision, RevisionState.RECEIVING, values)
 
 

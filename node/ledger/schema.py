@@ -22,7 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 1
+VERSION = 2
 METADATA = MetaData()
 
 META = Table("meta", METADATA, Column("key", String(32), primary_key=True), Column("value", String(255), nullable=False))
@@ -71,7 +71,12 @@ REVISIONS = Table(
     Column("released", Boolean, nullable=False),
     # Only looked up by ("where is my study"), never shown.
     Column("accession_number", String(64), index=True),
-    Column("evidence", Text),
+    # What speaks for the revision being whole (node/evidence.py); while RECEIVING, what the last look at the peers found.
+    Column("evidence", JSON(none_as_null=True)),
+    # The peers are not asked for their counts before this.
+    Column("ask_after", Float),
+    # How the last association that brought images of it ended; told by the sender, proves nothing.
+    Column("sender", JSON(none_as_null=True)),
     Column("reason", Text),
     UniqueConstraint("study_instance_uid", "number"),
     Index("revisions_by_state", "state", "last_arrival_at"),
@@ -117,6 +122,10 @@ JOBS = Table(
     Column("started_at", Float),
     Column("lease_until", Float),
     Column("reason", Text),
+    # Planned on a hint that the study is whole: prepared, and no further before the proof.
+    Column("provisional", Boolean, nullable=False, default=False),
+    # The report of the same model on an earlier revision that somebody has: written down once, so that compose is repeatable.
+    Column("predecessor", JSON(none_as_null=True)),
     Index("jobs_by_study", "study_instance_uid"),
     Index("jobs_to_submit", "state", "submit_after"),
     Index("jobs_by_lease", "state", "lease_until"),
@@ -222,4 +231,15 @@ TRANSACTIONS = Table(
     Column("asked_at", Float, nullable=False),
     Column("reported_at", Float),
     ForeignKeyConstraint(["delivery_id"], ["deliveries.delivery_id"]),
+)
+
+# What an Instance Availability Notification says is there: images of each series by count. Ref: PS3.4 R
+NOTICES = Table(
+    "notices",
+    METADATA,
+    Column("sop_instance_uid", String(64), primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False, index=True),
+    Column("calling_ae", String(16), nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("series", JSON, nullable=False),
 )

@@ -80,8 +80,9 @@ def _state(row: Mapping[str, Any]) -> str:
     return word + (f": {escape(row['reason'])}" if row["reason"] else "")
 
 
-def _because(evidence: str | None) -> str:
-    return f" ({escape(evidence)})" if evidence else ""
+def _because(evidence: str | Mapping[str, Any] | None) -> str:
+    said = evidence.get("said") if isinstance(evidence, Mapping) else evidence
+    return f" ({escape(str(said))})" if said else ""
 
 
 def _show_overview(console: Console, facts: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ def test_a_quiet_study_is_complete_and_says_on_what_evidence(ledger: Ledger, clo
     assert assembly.freeze(ledger, work.QUIET) == 1
     assert assembly.freeze(ledger, work.QUIET) == 0
     (done,) = revisions.of_study(ledger, "1.2.3")
-    assert (done.state, done.evidence) == (RevisionState.COMPLETE, "no arrival for 61 s")
+    assert (done.state, done.evidence) == (RevisionState.COMPLETE, {"said": "no arrival for 61 s"})
 
 
 def test_a_plain_study_is_not_held(ledger: Ledger) -> None:

@@ -77,7 +77,7 @@ def declined(series: str, reason: str) -> Declined:
 def freeze(ledger: Ledger, study: str = "1.2.3") -> revisions.Revision:
     """Complete the newest revision of a study."""
     newest = revisions.of_study(ledger, study)[-1]
-    assert revisions.complete(ledger, newest, "quiet for 60 s")
+    assert revisions.complete(ledger, newest, {"said": "no arrival for 60 s"})
     return revisions.of_study(ledger, study)[-1]
 
 

@@ -38,6 +38,14 @@ def test_a_ledger_of_a_newer_overread_is_refused(ledger: Ledger, ledger_url: str
         Ledger(ledger_url, ledger.data_dir)
 
 
+def test_a_ledger_of_an_older_overread_is_refused_with_what_to_do(ledger: Ledger, ledger_url: str) -> None:
+    """Columns that are not there are not found out one by one while images come in."""
+    with ledger.writing() as connection:
+        connection.execute(sa.update(schema.META).values(value=str(schema.VERSION - 1)))
+    with pytest.raises(Misconfigured, match="move .* away and run `overread ledger rebuild`"):
+        Ledger(ledger_url, ledger.data_dir)
+
+
 def test_several_processes_may_create_it_at_once(ledger_url: str, tmp_path: Path) -> None:
     """`overread up` starts everything together."""
     spawn = multiprocessing.get_context("spawn")

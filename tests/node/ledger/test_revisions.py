@@ -51,7 +51,7 @@ def test_an_arrival_between_the_look_and_the_freeze_stops_it(ledger: Ledger) -> 
     instances.index(ledger, work.slices(2))
     (seen,) = revisions.of_study(ledger, "1.2.3")
     instances.index(ledger, work.slices(1, first=3))
-    assert not revisions.complete(ledger, seen, "quiet for 60 s")
+    assert not revisions.complete(ledger, seen, {"said": "no arrival for 60 s"})
     assert states(ledger) == ["RECEIVING"]
 
 
