@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from node.ledger import instances, jobs, revisions
 from node.settings import Settings
 from node.study import Job, JobState, Stage
 from tests import phantoms, shelf
+from tests.node import work
 from workers import folder, pipeline, tasks, workspace
 
 
@@ -71,8 +73,7 @@ def site(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setattr(tasks, "BACK_OFF_S", (0.0,))
     ledger = kept.context.ledger
     instances.index(ledger, folder.read(study))
-    (revision,) = revisions.of_study(ledger, folder.read(study)[0].study_instance_uid)
-    assert revisions.complete(ledger, revision, "all here")
+    revision = work.freeze(ledger, folder.read(study)[0].study_instance_uid)
     frozen = instances.study(ledger, revision.study_instance_uid, 1)
     plan = routing.route(frozen, kept.context.cards, (), ("archive",))
     assert revisions.plan(ledger, revision.revision_id, plan)
@@ -138,7 +139,7 @@ def test_a_claim_lost_while_the_stage_works_writes_nothing(site: Site, monkeypat
     ledger = site.tasks.context.ledger
     kept = workspace.keep_parcel
 
-    def taken_over(*arguments: object) -> object:
+    def taken_over(*arguments: Any) -> Any:
         assert jobs.cancel(ledger, site.job_id, "superseded meanwhile")
         return kept(*arguments)
 
