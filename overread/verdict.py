@@ -79,7 +79,9 @@ def _nodule(truth: Truth, index: int, findings: Sequence[Segment]) -> Check:
     if nearest is None:
         return Check(name=name, holds=False, detail="no finding in the archive")
     off_mm = float(np.linalg.norm(nearest.centroid_mm - centre))
-    return Check(name=name, holds=off_mm <= reach_mm, detail=f"{nearest.label}: {off_mm:.1f} mm off, {nearest.volume_ml * 1000:.0f} mm3")
+    if off_mm > reach_mm:
+        return Check(name=name, holds=False, detail=f"not found; {nearest.label} is the nearest, {off_mm:.0f} mm away")
+    return Check(name=name, holds=True, detail=f"{nearest.label}: {off_mm:.1f} mm off, {nearest.volume_ml * 1000:.0f} mm3")
 
 
 def on_the_images(segments: Sequence[Segment], seg: Path, sources: Mapping[str, Path]) -> list[Check]:
