@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from models.vocabulary import Code
 
@@ -20,6 +20,17 @@ STARTERS = Path(__file__).parent / "starter"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 Ascii = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]+$")]
+Range = tuple[float, float]
+# What a series may be told to be; "unknown": its header does not tell (node.traits reads it).
+Orientation = Literal["axial", "coronal", "sagittal", "oblique", "unknown"]
+Region = Literal[
+    "head", "neck", "chest", "heart", "breast", "abdomen", "pelvis", "spine", "shoulder", "arm", "hip", "knee", "leg", "foot", "unknown"
+]
+Contrast = Literal["with", "without", "unknown"]
+Phase = Literal["native", "arterial", "portal", "delayed", "unknown"]
+Sequence = Literal["t1", "t2", "flair", "pd", "dwi", "adc", "swi", "angio", "perfusion", "functional", "map", "unknown"]
+Kernel = Literal["soft", "sharp", "unknown"]
+ROLES_MAX = 8
 
 
 class BadCard(Exception):  # noqa: N818 -- reads as a verdict: raise BadCard
@@ -70,6 +81,43 @@ class RuntimePart(_Part):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+Operator = Literal[
+    "is", "is-not", "contains", "contains-not", "starts-with", "matches", "present", "absent", "above", "at-least", "below", "at-most"
+]
+NUMERIC = frozenset({"above", "at-least", "below", "at-most"})
+
+
+def _texts(value: object) -> object:
+    """Take one value or a list of them, words or numbers, as words."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(part, bool) or not isinstance(part, str | int | float) for part in parts):
+        return value
+    return tuple(str(part) for part in parts)
+
+
+class Condition(_Part):
+    """One test on a header attribute by keyword; `node.conditions` judges it.
+
+    Words compare without case, several values mean any of them. The four that compare sizes need a number.
+    """
+
+    tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]+$")]
+    op: Operator = "is"
+    value: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
+
+    @model_validator(mode="after")
+    def _value_fits_operator(self) -> Condition:
+        given = [part for part in self.value if part.strip()]
+        if self.op in {"present", "absent"}:
+            if given:
+                raise ValueError(f"{self.op!r} takes no value")
+        elif not given:
+            raise ValueError(f"{self.op!r} needs a value")
+        if self.op in NUMERIC and not (len(given) == 1 and re.fullmatch(r"\s*[-+]?\d+(\.\d+)?\s*", given[0])):
+            raise ValueError(f"{self.op!r} needs one number")
+        return self
+
+
 class Accept(_Part):
     """What a series must be; an absent key accepts anything. Ranges are inclusive (low, high)."""
 
@@ -78,19 +126,65 @@ class Accept(_Part):
     body_part: tuple[str, ...] = ()
     description_any: tuple[str, ...] = ()
     description_none: tuple[str, ...] = ()
+    image_type_any: tuple[str, ...] = ()
     image_type_none: tuple[str, ...] = ("LOCALIZER", "SECONDARY")
-    spacing_mm: tuple[float, float] | None = None
-    slice_spacing_mm: tuple[float, float] | None = None
-    extent_mm: tuple[float, float] | None = None
+    region: tuple[Region, ...] = ()
+    orientation: tuple[Orientation, ...] = ()
+    sequence: tuple[Sequence, ...] = ()
+    contrast: tuple[Contrast, ...] = ()
+    phase: tuple[Phase, ...] = ()
+    kernel: tuple[Kernel, ...] = ()
+    view: tuple[Ascii, ...] = ()
+    laterality: tuple[Literal["L", "R", "B", "unknown"], ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    spacing_mm: Range | None = None
+    slice_spacing_mm: Range | None = None
+    extent_mm: Range | None = None
     slices: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Accept:
+        for key in ("spacing_mm", "slice_spacing_mm", "extent_mm", "slices"):
+            low_high = getattr(self, key)
+            if low_high is not None and low_high[0] > low_high[1]:
+                raise ValueError(f"{key} runs from {low_high[0]:g} to {low_high[1]:g}: the low end comes first")
+        return self
+
+
+class Nearness(_Part):
+    """Points lost for each unit away from the best value."""
+
+    best: float = Field(ge=0)
+    loses: float = Field(gt=0)
+
+
+class Score(_Part):
+    """Points for what a series is; of several that fit, the one with most is taken, then most slices, then the thinnest.
+
+    A value that is not named earns nothing. `description` maps a word (any case, no accents) to points.
+    """
+
+    orientation: dict[Orientation, float] = Field(default_factory=dict)
+    sequence: dict[Sequence, float] = Field(default_factory=dict)
+    contrast: dict[Contrast, float] = Field(default_factory=dict)
+    phase: dict[Phase, float] = Field(default_factory=dict)
+    kernel: dict[Kernel, float] = Field(default_factory=dict)
+    image_type: dict[str, float] = Field(default_factory=dict)
+    description: dict[str, float] = Field(default_factory=dict)
+    slice_spacing_mm: Nearness | None = None
 
 
 class InputPart(_Part):
-    """One role of a model's input; exactly one is the reference, whose grid results are on."""
+    """One role of a model's input; exactly one is the reference, whose grid results are on.
+
+    `same_frame`: its series must lie in the reference's frame of reference, so that both can be laid over each other.
+    """
 
     role: Name
     reference: bool = False
+    same_frame: bool = False
     accept: Accept
+    score: Score = Score()
 
 
 class LabelPart(_Part):
@@ -137,7 +231,7 @@ class Card(_Part):
     schema_version: Literal[1]
     model: ModelPart
     runtime: RuntimePart
-    inputs: tuple[InputPart, ...] = Field(min_length=1)
+    inputs: tuple[InputPart, ...] = Field(min_length=1, max_length=ROLES_MAX)
     output: OutputPart
     measurements: tuple[MeasurementPart, ...] = ()
     evaluation: EvaluationPart | None = None

@@ -6,14 +6,16 @@ Every answer "no" is a sentence for a technologist, without patient data.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from models.card import Accept
+from node import conditions, traits
 from node.study import Instance, Series
+from node.traits import Traits
 
 OWN_MANUFACTURER = "Overread"
 # What a series holds when it holds no images. Ref: PS3.3 C.7.3.1.1.1
@@ -45,6 +47,24 @@ _CLASSES: Mapping[str, str] = {
     "1.2.840.10008.5.1.4.1.1.9": "waveforms",
     "1.2.840.10008.5.1.4.1.1.481": "radiotherapy objects",
 }
+# How traits read in a sentence: where the header tells, and where it does not.
+TRAITS: Mapping[str, tuple[str, str]] = {
+    "orientation": ("its slices are {}", "its header does not tell the slices' orientation"),
+    "sequence": ("its MR sequence is {}", "neither its description nor its times tell the MR sequence"),
+    "contrast": ("it was made {}", "its header does not tell whether contrast medium was given"),
+    "phase": ("its contrast phase is {}", "its description does not tell the contrast phase"),
+    "kernel": ("its kernel is {}", "its header does not tell a known kernel"),
+    "view": ("its view is {}", "its header does not tell the view"),
+    "laterality": ("it shows the {} side", "its header does not tell the side"),
+}
+NAMES: Mapping[str, str] = {
+    "with": "with contrast medium",
+    "without": "without contrast medium",
+    "unknown": "not told",
+    "L": "left",
+    "R": "right",
+    "B": "both",
+} | {word: word.upper() for word in ("t1", "t2", "flair", "pd", "dwi", "adc", "swi")}
 # Two slices nearer than this lie at the same place.
 SAME_PLACE_MM = 0.01
 
@@ -72,28 +92,39 @@ class Fit:
     series: Series
     instances: tuple[Instance, ...]
     stack: Stack
+    traits: Traits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misfit:
+    """Why a series, or all its images, is not taken: what it is, and what would be taken instead."""
+
+    what: str
+    takes: tuple[str, ...] = ()
 
     @property
-    def rank(self) -> tuple[float, ...]:
-        """Order candidates, the best one lowest: most slices, then the thinnest."""
-        return (-self.stack.slices, self.stack.slice_spacing_mm or math.inf)
+    def sentence(self) -> str:
+        """Give it for a technologist."""
+        return f"{self.what}, the model takes {either(self.takes)}" if self.takes else self.what
 
 
-def judge(series: Series, accept: Accept) -> Fit | str:
+def judge(series: Series, accept: Accept) -> Fit | Misfit:
     """Give what of the series the input takes, or why it takes nothing.
 
     Images whose type the card excludes (a localizer within the series) are left out, the others judged.
     """
-    reason = no_images(series) or _kind(series.instances[0], accept)
-    if reason:
-        return reason
+    reason = no_images(series)
+    misfit = Misfit(what=reason) if reason else _kind(series.instances[0], accept)
+    if misfit:
+        return misfit
     excluded = {word.upper() for word in accept.image_type_none}
-    members = tuple(entry for entry in series.instances if not excluded & _words(entry, "ImageType"))
+    members = tuple(entry for entry in series.instances if not excluded & image_types(entry))
     if not members:
-        found = sorted(excluded & _words(series.instances[0], "ImageType"))
-        return f"its images are of type {', '.join(found)}"
-    stack = measure(members)
-    return _text(members[0], accept) or _counts(stack, accept) or Fit(series=series, instances=members, stack=stack)
+        found = sorted(excluded & image_types(series.instances[0]))
+        return Misfit(what=f"its images are of type {', '.join(found)}")
+    stack, found_traits = measure(members), traits.read(members)
+    misfit = _text(members[0], accept) or _traits(found_traits, accept) or _conditions(members[0], accept) or _counts(stack, accept)
+    return misfit or Fit(series=series, instances=members, stack=stack, traits=found_traits)
 
 
 def no_images(series: Series) -> str | None:
@@ -139,34 +170,64 @@ def measure(instances: Sequence[Instance]) -> Stack:
     return Stack(slices=len(gaps) + 1, pixel_mm=pixel_mm, slice_spacing_mm=step, extent_mm=along[-1] - along[0] + step)
 
 
-def _kind(first: Instance, accept: Accept) -> str | None:
+def _kind(first: Instance, accept: Accept) -> Misfit | None:
     modality = str(first.header.get("Modality", ""))
     if modality not in accept.modality:
-        return f"its modality is {modality or 'not given'}, the model takes {_either(accept.modality)}"
+        return Misfit(what=f"its modality is {modality or 'not given'}", takes=accept.modality)
     if accept.sop_classes and first.sop_class_uid not in accept.sop_classes:
-        return f"its objects are of storage class {first.sop_class_uid}, which the model does not take"
+        return Misfit(what=f"its objects are of storage class {first.sop_class_uid}, which the model does not take")
     return None
 
 
-def _text(first: Instance, accept: Accept) -> str | None:
+def _text(first: Instance, accept: Accept) -> Misfit | None:
+    if "LOCALIZER" in accept.image_type_none and traits.is_localizer(first.header):
+        return Misfit(what="its description calls it a localizer, a scout or a bolus monitor")
+    if accept.image_type_any and not {word.upper() for word in accept.image_type_any} & image_types(first):
+        return Misfit(what="its image type is another", takes=accept.image_type_any)
     part = str(first.header.get("BodyPartExamined", "")).strip()[:16]
     if accept.body_part and part and part.casefold() not in {word.casefold() for word in accept.body_part}:
-        return f"its body part is {part}, the model takes {_either(accept.body_part)}"
+        return Misfit(what=f"its body part is {part}", takes=accept.body_part)
     description = str(first.header.get("SeriesDescription") or first.header.get("ProtocolName") or "").casefold()
     unwanted = next((word for word in accept.description_none if word.casefold() in description), None)
     if unwanted is not None:
-        return f"its description contains {unwanted!r}"
+        return Misfit(what=f"its description contains {unwanted!r}")
     if accept.description_any and not any(word.casefold() in description for word in accept.description_any):
-        return f"its description contains none of {_either(accept.description_any)}"
+        return Misfit(what=f"its description contains none of {either(accept.description_any)}")
     return None
 
 
-def _counts(stack: Stack, accept: Accept) -> str | None:
+def _traits(found: Traits, accept: Accept) -> Misfit | None:
+    """Compare what the series is with what the card takes; "unknown" only where the card lists it."""
+    if accept.region and not (found.regions or {traits.UNKNOWN}) & set(accept.region):
+        what = f"it shows {either(sorted(map(_name, found.regions)), 'and')}" if found.regions else "its header names no body region"
+        return Misfit(what=what, takes=tuple(map(_name, accept.region)))
+    for key, (known, unknown) in TRAITS.items():
+        value, wanted = str(getattr(found, key)), tuple(map(str, getattr(accept, key)))
+        if wanted and value.upper() not in {word.upper() for word in wanted}:
+            what = unknown if value == traits.UNKNOWN else known.format(_name(value))
+            return Misfit(what=what, takes=tuple(_name(word) for word in wanted if word != traits.UNKNOWN))
+    return None
+
+
+def _conditions(first: Instance, accept: Accept) -> Misfit | None:
+    """Name the card's condition that does not hold, never the header's value."""
+    for condition in accept.conditions:
+        if not conditions.holds(condition, first):
+            wanted = " ".join((condition.op.replace("-", " "), either(condition.value))).strip()
+            return Misfit(what=f"the model asks that {condition.tag} {wanted}, which does not hold here")
+    return None
+
+
+def _name(value: str) -> str:
+    return NAMES.get(value, value)
+
+
+def _counts(stack: Stack, accept: Accept) -> Misfit | None:
     low, high = accept.slices or (0, math.inf)
     if stack.slices < low:
-        return f"it has {_slices(stack.slices)}, the model needs at least {low}"
+        return Misfit(what=f"it has {_slices(stack.slices)}, the model needs at least {low}")
     if stack.slices > high:
-        return f"it has {_slices(stack.slices)}, the model takes at most {high}"
+        return Misfit(what=f"it has {_slices(stack.slices)}, the model takes at most {high}")
     return (
         _within("pixel spacing", stack.pixel_mm, accept.spacing_mm)
         or _within("slice spacing", stack.slice_spacing_mm, accept.slice_spacing_mm)
@@ -174,16 +235,16 @@ def _counts(stack: Stack, accept: Accept) -> str | None:
     )
 
 
-def _within(what: str, value: float | tuple[float, float] | None, wanted: tuple[float, float] | None) -> str | None:
+def _within(what: str, value: float | tuple[float, float] | None, wanted: tuple[float, float] | None) -> Misfit | None:
     if wanted is None:
         return None
     if value is None:
-        return f"its {what} is not given"
+        return Misfit(what=f"its {what} is not given")
     values = value if isinstance(value, tuple) else (value,)
     # Headers carry rounded decimals: a thousandth more is the same spacing.
     for each in values:
         if not wanted[0] - 1e-3 <= each <= wanted[1] + 1e-3:
-            return f"its {what} is {each:.4g} mm, the model takes {wanted[0]:g} to {wanted[1]:g} mm"
+            return Misfit(what=f"its {what} is {each:.4g} mm", takes=(f"{wanted[0]:g} to {wanted[1]:g} mm",))
     return None
 
 
@@ -191,12 +252,14 @@ def _slices(count: int) -> str:
     return f"{count} slice{'' if count == 1 else 's'}"
 
 
-def _either(words: Iterable[str]) -> str:
-    return " or ".join(words)
+def either(words: Sequence[str], last: str = "or") -> str:
+    """Join words: a, b or c."""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
-def _words(entry: Instance, keyword: str) -> set[str]:
-    value = entry.header.get(keyword)
+def image_types(entry: Instance) -> set[str]:
+    """Give the parts of Image Type, in capitals."""
+    value = entry.header.get("ImageType")
     return {str(word).upper() for word in (value if isinstance(value, list | tuple) else [value] if value else [])}
 
 

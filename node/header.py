@@ -24,6 +24,9 @@ INDEXED: tuple[str, ...] = (
     "ConvolutionKernel", "ContrastBolusAgent", "FrameOfReferenceUID", "SpecificCharacterSet", "PatientID", "IssuerOfPatientID",
     "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime", "SeriesDate", "SeriesTime",
     "StudyID", "Manufacturer", "DeviceSerialNumber", "BurnedInAnnotation", "PatientPosition", "ContentDate", "TemporalPositionIndex",
+    "ViewPosition", "PresentationIntentType", "ScanningSequence", "SequenceName", "EchoTime", "RepetitionTime", "InversionTime",
+    "DiffusionBValue", "CorrectedImage", "StationName", "ManufacturerModelName", "InstitutionName", "PatientAge",
+    "RequestedProcedureDescription", "PerformedProcedureStepDescription",
 )  # fmt: skip
 _IDENTITY = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 # Multi-valued by definition: a list even when a sender wrote one value.
@@ -40,7 +43,7 @@ def _tag(keyword: str) -> int:
 
 _TAGS: Mapping[int, tuple[str, str]] = {_tag(keyword): (keyword, dictionary_VR(keyword)) for keyword in (*INDEXED, *_IDENTITY)}
 _CHARACTER_SET = _tag("SpecificCharacterSet")
-_BINARY = {"US": "H", "UL": "L"}
+_BINARY = {"US": "H", "UL": "L", "FD": "d"}
 _ENCODED = frozenset({"LO", "SH", "PN"})  # the others of INDEXED are in the default repertoire: PS3.5 6.1.2.3
 _NUMBER: Mapping[str, Callable[[str], float | int]] = {"IS": int, "DS": float}
 
@@ -105,7 +108,8 @@ def _raw(data: Buffer, value: Value | None) -> bytes:
 def _decode(raw: bytes, vr: str, order: str, encodings: list[str]) -> list[Any]:
     if vr in _BINARY:
         size = struct.calcsize(_BINARY[vr])
-        return list(struct.unpack(f"{order}{len(raw) // size}{_BINARY[vr]}", raw[: len(raw) // size * size]))
+        binary = struct.unpack(f"{order}{len(raw) // size}{_BINARY[vr]}", raw[: len(raw) // size * size])
+        return list(binary) if all(map(isfinite, binary)) else []
     text = _text(raw, encodings) if vr in _ENCODED else raw.decode("ascii", "replace")
     values: list[Any] = [part.replace("\0", " ").strip() for part in text.split("\\")]  # no database keeps a NUL
     if vr == "PN":

@@ -25,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from models.card import Condition
+from node.conditions import BadCondition, parse
 from node.errors import Misconfigured
 
 
@@ -99,11 +101,19 @@ class ModelsSection(_Section):
 
 
 class AssemblySection(_Section):
-    """When a study is complete: `quiet_s` seconds without an arrival."""
+    """When a study is complete: `quiet_s` seconds without an arrival, and with proof = "c-find" what the peers count.
+
+    count_stable_s  between the two counts that prove a series
+    give_up_s       after the last arrival: a study of which the archive has more is then declined or held (`on_mismatch`),
+                    one that could not be proved goes on with the quiet time as its evidence
+    """
 
     quiet_s: Seconds = 60
     quiet_max_s: Seconds = 3600
     proof: Literal["none", "c-find"] = "none"
+    count_stable_s: Seconds = 10
+    give_up_s: Seconds = 900
+    on_mismatch: Literal["decline", "hold"] = "decline"
 
 
 class WorkersSection(_Section):
@@ -192,24 +202,30 @@ class Peer(_Section):
         return self
 
 
-class Condition(_Section):
-    """One test on a header attribute by keyword; values compare as strings, case-insensitively."""
-
-    tag: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]+$")]
-    op: Literal["is", "is-not", "contains", "contains-not", "present", "absent"] = "is"
-    value: str = ""
-
-
 class Rule(_Section):
-    """Site policy for one model ("*": every model). The first rule whose `when` holds decides."""
+    """Site policy for one model ("*": every model). The first rule of which everything holds decides.
+
+    `when` is one condition as text (node.conditions); `conditions` a list of which all must hold.
+    """
 
     model: str
     mode: Literal["live", "shadow", "off"] = "live"
     called_ae: tuple[AETitle, ...] = ()
     calling_ae: tuple[AETitle, ...] = ()
+    when: str = ""
     conditions: tuple[Condition, ...] = ()
     priority: Literal["stat", "routine", "low"] = "routine"
     destinations: tuple[str, ...] | None = None
+
+    @field_validator("when")
+    @classmethod
+    def _when_can_be_read(cls, given: str) -> str:
+        if given.strip():
+            try:
+                parse(given)
+            except BadCondition as error:
+                raise ValueError(f"cannot be read: {error}") from None
+        return given.strip()
 
 
 class WebSection(_Section):

@@ -279,8 +279,8 @@ def test_rules_that_can_never_hold_are_refused() -> None:
     """A model or an attribute that does not exist is a mistake to be told at start."""
     with pytest.raises(Misconfigured, match="rule 1 names the model 'chest'"):
         routing.check_rules((Rule(model="chest"),), {"chest-ct": card()})
-    odd = Rule.model_validate({"model": "*", "conditions": [{"tag": "StationName", "op": "is", "value": "CT1"}]})
-    with pytest.raises(Misconfigured, match="StationName, which is not indexed"):
+    odd = Rule.model_validate({"model": "*", "conditions": [{"tag": "OperatorsName", "op": "is", "value": "x"}]})
+    with pytest.raises(Misconfigured, match="OperatorsName, which is not indexed"):
         routing.check_rules((odd,), {})
 
 
