@@ -13,6 +13,7 @@ from node.peers import association
 from node.settings import Peer, Settings
 
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+ANSWERS_MAX = 100_000
 _PENDING = frozenset({0xFF00, 0xFF01})
 
 
@@ -25,7 +26,7 @@ def instances_present(settings: Settings, peer: Peer, study_uid: str, series_of:
     found: set[str] = set()
     with association(settings, peer, [build_context(STUDY_ROOT_FIND)]) as open_association:
         for series_uid in sorted(set(series_of.values())):
-            answers = _find(
+            answers = find(
                 open_association, "IMAGE", StudyInstanceUID=study_uid, SeriesInstanceUID=series_uid, SOPInstanceUID="", InstanceNumber=""
             )
             found.update(_texts(answers, "SOPInstanceUID"))
@@ -39,7 +40,7 @@ def series_counts(settings: Settings, peer: Peer, study_uid: str) -> dict[str, i
     """
     with association(settings, peer, [build_context(STUDY_ROOT_FIND)]) as open_association:
         answers = list(
-            _find(open_association, "SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", NumberOfSeriesRelatedInstances=None)
+            find(open_association, "SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID="", NumberOfSeriesRelatedInstances=None)
         )
     counts: dict[str, int | None] = {}
     for answer in answers:
@@ -49,27 +50,41 @@ def series_counts(settings: Settings, peer: Peer, study_uid: str) -> dict[str, i
     return counts
 
 
-def _find(open_association: Any, level: str, **keys: str | None) -> Iterator[Dataset]:
+def find(open_association: Any, level: str, **keys: str | None) -> Iterator[Dataset]:
+    """Yield the answers to one query on an open association; one that never ends is refused.
+
+    Raises Retryable when the answer breaks off, Refused when the peer will not answer. Ref: PS3.4 C.4.1
+    """
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level
     for keyword, value in keys.items():
         setattr(identifier, keyword, value)
+    given = 0
     try:
         for status, answer in open_association.send_c_find(identifier, STUDY_ROOT_FIND):
-            code = status.get("Status")
-            if code is None:
-                raise Retryable("the association was lost while the archive answered a query")
-            if code in _PENDING:
-                if answer is not None:
-                    yield answer
-            elif code in range(0xA700, 0xA800):
-                raise Retryable(f"the archive is out of resources for a query (status {code:04X})")
-            elif code != 0x0000:
-                raise Refused(f"the archive refuses the query (status {code:04X})")
+            if not _is_answer(status):
+                continue
+            given += 1
+            if given > ANSWERS_MAX:
+                raise Refused(f"the archive gives more than {ANSWERS_MAX} answers to one query")
+            if answer is not None:
+                yield answer
     except ValueError as error:  # no accepted context
         raise Refused("the archive does not offer Study Root queries (C-FIND)") from error
     except RuntimeError as error:
         raise Retryable("the association was lost before the query went out") from error
+
+
+def _is_answer(status: Dataset) -> bool:
+    """Tell whether a status comes with an answer; False for the last. Raises Retryable, Refused. Ref: PS3.4 Table C.4-1."""
+    code = status.get("Status")
+    if code is None:
+        raise Retryable("the association was lost while the archive answered a query")
+    if code in range(0xA700, 0xA800):
+        raise Retryable(f"the archive is out of resources for a query (status {code:04X})")
+    if code not in _PENDING and code != 0x0000:
+        raise Refused(f"the archive refuses the query (status {code:04X})")
+    return code in _PENDING
 
 
 def _texts(answers: Iterable[Dataset], keyword: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""A small in-process PACS for the demo and the tests: echo, store, find, move, storage commitment, forwarding.
+"""A small in-process PACS for the demo and the tests: echo, store, find, move, get, storage commitment, forwarding.
 
 It answers on a loopback port, keeps every file byte for byte, and can be told to misbehave (Faults). It is no product:
 it has no authentication beyond AE titles and no retention.

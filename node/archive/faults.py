@@ -15,6 +15,7 @@ class Faults:
     abort_after        after n stores kept, the association of the next one is aborted, once
     answer_after_s     pause before each C-STORE response
     hidden             SOP Instance UIDs that are kept but that C-FIND does not show
+    withheld           SOP Instance UIDs that C-FIND shows but that no C-MOVE or C-GET sends
     refuse_action      a status with which every N-ACTION is answered, without a report
     drop_reports       the next n accepted commitment requests get no report
     report_after_s     pause between N-ACTION and N-EVENT-REPORT
@@ -32,6 +33,7 @@ class Faults:
     abort_after: int | None = None
     answer_after_s: float = 0
     hidden: frozenset[str] = frozenset()
+    withheld: frozenset[str] = frozenset()
     refuse_action: int | None = None
     drop_reports: int = 0
     report_after_s: float = 0

@@ -43,10 +43,10 @@ def answers(held: Sequence[Held], identifier: Dataset, ae_title: str) -> Iterato
 
 
 def selected(held: Sequence[Held], identifier: Dataset) -> list[Held]:
-    """Give the instances that a C-MOVE identifier names by its unique keys. Ref: PS3.4 C.4.2.2.1."""
+    """Give the instances that a C-MOVE or C-GET identifier names by its unique keys. Ref: PS3.4 C.4.2.2.1."""
     wanted = [uids_of(identifier, key) for key in _UNIQUE_KEYS[: _depth(identifier) + 1]]
     if not all(wanted):
-        raise Refused("a C-MOVE names the unique key of its own level and of each level above")
+        raise Refused("a retrieval names the unique key of its own level and of each level above")
     return [item for item in held if all(uid in uids for uid, uids in zip(_keys(item), wanted, strict=False))]
 
 

@@ -30,6 +30,7 @@ _ENDING_S = 5.0
 _VERIFICATION = "1.2.840.10008.1.1"
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # Study Root
 _MOVE = "1.2.840.10008.5.1.4.1.2.2.2"  # Study Root
+_GET = "1.2.840.10008.5.1.4.1.2.2.3"  # Study Root
 _FILM_SESSION = "1.2.840.10008.5.1.1.1"  # an archive never supports printing
 
 
@@ -43,7 +44,7 @@ class Reception:
 
 
 class _OnDisk(Dataset):
-    """An instance that C-MOVE names to pynetdicom, which takes data sets only; its bytes stay in the file."""
+    """An instance that C-MOVE or C-GET names to pynetdicom, which takes data sets only; its bytes stay in the file."""
 
     def __init__(self, held: Held) -> None:
         super().__init__()
@@ -57,13 +58,19 @@ class _VerbatimAE(AE):
     def associate(self, *arguments: Any, **options: Any) -> Any:
         """Request an association."""
         association = super().associate(*arguments, **options)
-        send = association.send_c_store
-
-        def send_file(dataset: Any, **more: Any) -> Dataset:
-            return send(dataset.held_path if isinstance(dataset, _OnDisk) else dataset, **more)
-
-        association.send_c_store = send_file  # type: ignore[method-assign, assignment]
+        _send_files(association)
         return association
+
+
+def _send_files(association: Any) -> None:
+    """Have an association send an _OnDisk from its file."""
+    send = association.send_c_store
+
+    def send_file(dataset: Any, **more: Any) -> Dataset:
+        answer: Dataset = send(dataset.held_path if isinstance(dataset, _OnDisk) else dataset, **more)
+        return answer
+
+    association.send_c_store = send_file
 
 
 class Archive:
@@ -117,6 +124,7 @@ class Archive:
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_FIND, self._on_find),
             (evt.EVT_C_MOVE, self._on_move),
+            (evt.EVT_C_GET, self._on_get),
             (evt.EVT_N_ACTION, self._on_action),
         ]
         self._server = self._ae.start_server(self._address, block=False, evt_handlers=handlers)
@@ -203,6 +211,7 @@ class Archive:
         ae.add_supported_context(_VERIFICATION)
         ae.add_supported_context(_FIND)
         ae.add_supported_context(_MOVE)
+        ae.add_supported_context(_GET)
         ae.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
         return ae
 
@@ -262,15 +271,27 @@ class Archive:
         if peer is None:
             yield None, None  # pynetdicom answers A801, move destination unknown
             return
-        try:
-            chosen = selected(self._arrived(), event.identifier)
-        except Refused as error:
-            log.info("move.refused", reason=error.reason)
-            chosen = []
+        chosen = self._chosen(event)
         yield (*peer, {"contexts": _requested(chosen), "evt_handlers": [(evt.EVT_CONN_OPEN, _no_delay)]})
         yield len(chosen)
         for held in chosen:
             yield 0xFF00, _OnDisk(held)
+
+    def _on_get(self, event: Any) -> Iterator[Any]:
+        chosen = self._chosen(event)
+        _send_files(event.assoc)
+        yield len(chosen)
+        for held in chosen:
+            yield 0xFF00, _OnDisk(held)
+
+    def _chosen(self, event: Any) -> list[Held]:
+        """Give what a C-MOVE or C-GET identifier names, without what is withheld."""
+        try:
+            chosen = selected(self._arrived(), event.identifier)
+        except Refused as error:
+            log.info("retrieval.refused", reason=error.reason)
+            return []
+        return [held for held in chosen if held.sop_instance_uid not in self._faults.withheld]
 
     def _on_action(self, event: Any) -> tuple[int, None]:
         request = event.request
