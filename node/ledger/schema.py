@@ -50,6 +50,8 @@ INSTANCES = Table(
     Column("conflict", Boolean, nullable=False),
     # The file is gone by retention; the row stays.
     Column("removed", Boolean, nullable=False),
+    # Others who sent the same bytes, each as "AE title host"; NULL: nobody else.
+    Column("also_from", JSON(none_as_null=True)),
     UniqueConstraint("sop_instance_uid", "sha256"),
     Index("instances_by_study", "study_instance_uid", "series_instance_uid"),
 )
@@ -78,8 +80,25 @@ REVISIONS = Table(
     # How the last association that brought images of it ended; told by the sender, proves nothing.
     Column("sender", JSON(none_as_null=True)),
     Column("reason", Text),
+    # What is odd but no reason to hold it, in sentences.
+    Column("warnings", JSON(none_as_null=True)),
     UniqueConstraint("study_instance_uid", "number"),
     Index("revisions_by_state", "state", "last_arrival_at"),
+)
+
+# Why revisions were held, and who let them go or dropped them. `findings`: kind, key, reason; a released key is not held again.
+HOLDS = Table(
+    "holds",
+    METADATA,
+    Column("hold_id", Integer, primary_key=True),
+    Column("study_instance_uid", String(64), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("findings", JSON, nullable=False),
+    Column("held_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", String(16)),
+    Column("by_whom", String(64)),
+    Column("because", Text),
 )
 
 DECLINES = Table(
@@ -126,6 +145,8 @@ JOBS = Table(
     Column("provisional", Boolean, nullable=False, default=False),
     # The report of the same model on an earlier revision that somebody has: written down once, so that compose is repeatable.
     Column("predecessor", JSON(none_as_null=True)),
+    # Whose results they are, as asked of the archive just before the first compose (node/demographics.py); first write wins.
+    Column("patient", JSON(none_as_null=True)),
     Index("jobs_by_study", "study_instance_uid"),
     Index("jobs_to_submit", "state", "submit_after"),
     Index("jobs_by_lease", "state", "lease_until"),
