@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydicom import Dataset
+from pydicom import config as pydicom_config
 from pynetdicom.presentation import build_context
 
 from node.errors import Refused, Retryable
@@ -13,6 +14,9 @@ from node.peers import association
 from node.settings import Peer, Settings
 
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+# pydicom warns of values that break their VR, and quotes them: here they may be a patient's.
+pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+
 ANSWERS_MAX = 100_000
 _PENDING = frozenset({0xFF00, 0xFF01})
 
@@ -48,6 +52,16 @@ def series_counts(settings: Settings, peer: Peer, study_uid: str) -> dict[str, i
         if "SeriesInstanceUID" in answer:
             counts[str(answer.SeriesInstanceUID)] = None if count in (None, "") else int(count)
     return counts
+
+
+def study_level(settings: Settings, peer: Peer, study_uid: str, keywords: Sequence[str]) -> list[Dataset]:
+    """Give the peer's STUDY level answers on one study with these attributes; none when it does not know the study.
+
+    Raises Retryable when the peer does not answer, Refused when it will not. Ref: PS3.4 C.6.2.1.2
+    """
+    keys = dict.fromkeys(keywords, "")
+    with association(settings, peer, [build_context(STUDY_ROOT_FIND)]) as open_association:
+        return list(find(open_association, "STUDY", StudyInstanceUID=study_uid, **keys))
 
 
 def find(open_association: Any, level: str, **keys: str | None) -> Iterator[Dataset]:

@@ -128,7 +128,10 @@ def _index_batch(ledger: Ledger, connection: Connection, batch: Sequence[Instanc
     for entry in batch:
         key = (entry.sop_instance_uid, entry.sha256)
         same = next((row for row in known[entry.sop_instance_uid] if row.sha256 == entry.sha256), None)
-        if key in news or (same is not None and not same.removed):
+        if same is not None and not same.removed:
+            _also_from(connection, same, entry)
+            continue
+        if key in news:
             continue
         before = any(not row.removed and not row.conflict for row in known[entry.sop_instance_uid])
         conflict = before or any(uid == entry.sop_instance_uid and not other for (uid, _), (_, other, _) in news.items())
@@ -149,6 +152,15 @@ def _index_batch(ledger: Ledger, connection: Connection, batch: Sequence[Instanc
     if rows:
         connection.execute(sa.insert(INSTANCES), rows)
     return len(news)
+
+
+def _also_from(connection: Connection, row: Row[Any], entry: Instance) -> None:
+    """Note a second sender of the same bytes, once."""
+    known = [f"{row.calling_ae} {row.peer_host}", *(row.also_from or ())]
+    sender = f"{entry.calling_ae} {entry.peer_host}"
+    if sender not in known and entry.calling_ae:
+        same = sa.update(INSTANCES).where(INSTANCES.c.instance_id == row.instance_id)
+        connection.execute(same.values(also_from=[*known[1:], sender]))
 
 
 def _is_ours(entry: Instance, ours: set[str]) -> bool:
