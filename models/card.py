@@ -127,7 +127,7 @@ class Accept(_Part):
     description_any: tuple[str, ...] = ()
     description_none: tuple[str, ...] = ()
     image_type_any: tuple[str, ...] = ()
-    image_type_none: tuple[str, ...] = ("LOCALIZER", "SECONDARY")
+    image_type_none: tuple[str, ...] = ("LOCALIZER", "SECONDARY", "PROJECTION IMAGE", "MIP", "MINIP")
     region: tuple[Region, ...] = ()
     orientation: tuple[Orientation, ...] = ()
     sequence: tuple[Sequence, ...] = ()
@@ -169,6 +169,7 @@ class Score(_Part):
     contrast: dict[Contrast, float] = Field(default_factory=dict)
     phase: dict[Phase, float] = Field(default_factory=dict)
     kernel: dict[Kernel, float] = Field(default_factory=dict)
+    view: dict[Ascii, float] = Field(default_factory=dict)
     image_type: dict[str, float] = Field(default_factory=dict)
     description: dict[str, float] = Field(default_factory=dict)
     slice_spacing_mm: Nearness | None = None

@@ -70,7 +70,7 @@ def _best(parts: Sequence[InputPart], fits: By) -> dict[str, Candidate] | None:
 
 
 def _search(options: Sequence[Sequence[Candidate]]) -> tuple[Candidate, ...] | None:
-    """Give the assignment with most points in which no series is used twice, the first of equal ones in the order of ranks."""
+    """Give the assignment with most points in which no image is used twice, the first of equal ones in the order of ranks."""
     most = [math.fsum(max((entry.points for entry in entries), default=0.0) for entries in options[at:]) for at in range(len(options) + 1)]
     return _extended(options, most, (), None)
 
@@ -81,11 +81,17 @@ def _extended(options: Sequence[Sequence[Candidate]], most: Sequence[float], tak
         return best
     if len(taken) == len(options):
         return taken
-    used = {entry.fit.series.series_instance_uid for entry in taken}
     for entry in options[len(taken)]:
-        if entry.fit.series.series_instance_uid not in used:
+        if not any(_overlap(entry.fit, other.fit) for other in taken):
             best = _extended(options, most, (*taken, entry), best)
     return best
+
+
+def _overlap(one: Fit, other: Fit) -> bool:
+    """Tell whether two parts of series share an image: four views may come as one series."""
+    if one.series.series_instance_uid != other.series.series_instance_uid:
+        return False
+    return not {image.sop_instance_uid for image in one.instances}.isdisjoint(image.sop_instance_uid for image in other.instances)
 
 
 def _points(entries: Iterable[Candidate]) -> float:

@@ -65,6 +65,9 @@ NAMES: Mapping[str, str] = {
     "R": "right",
     "B": "both",
 } | {word: word.upper() for word in ("t1", "t2", "flair", "pd", "dwi", "adc", "swi")}
+VOLUMES = frozenset({"CT", "MR", "PT", "NM", ""})
+# Enhanced and legacy converted CT, MR and PET: their frames' places are in functional groups, which prepare reads. Ref: PS3.4 B.5
+ENHANCED = frozenset(f"1.2.840.10008.5.1.4.1.1.{ending}" for ending in ("2.1", "2.2", "4.1", "4.4", "130", "128.1"))
 # Two slices nearer than this lie at the same place.
 SAME_PLACE_MM = 0.01
 
@@ -77,12 +80,14 @@ class Stack:
     pixel_mm          the smaller and the larger in-plane spacing
     slice_spacing_mm  median distance between neighbours along the normal
     extent_mm         from the first slice's far side to the last one's: distance of centres plus one spacing
+    framed            the slices are frames of enhanced images: the headers at hand do not place them, prepare does
     """
 
     slices: int
     pixel_mm: tuple[float, float] | None
     slice_spacing_mm: float | None
     extent_mm: float | None
+    framed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,14 +122,27 @@ def judge(series: Series, accept: Accept) -> Fit | Misfit:
     misfit = Misfit(what=reason) if reason else _kind(series.instances[0], accept)
     if misfit:
         return misfit
+    modality = str(series.instances[0].header.get("Modality"))
     excluded = {word.upper() for word in accept.image_type_none}
-    members = tuple(entry for entry in series.instances if not excluded & image_types(entry))
+    members = _of_view(tuple(entry for entry in series.instances if not excluded & image_types(entry)), accept)
     if not members:
         found = sorted(excluded & image_types(series.instances[0]))
         return Misfit(what=f"its images are of type {', '.join(found)}")
     stack, found_traits = measure(members), traits.read(members)
-    misfit = _text(members[0], accept) or _traits(found_traits, accept) or _conditions(members[0], accept) or _counts(stack, accept)
+    first = members[0]
+    misfit = _purpose(first, accept) or _text(first, accept) or _traits(found_traits, accept, framed=stack.framed)
+    misfit = misfit or _conditions(first, accept) or _counts(stack, accept, "slice" if modality in VOLUMES else "image")
     return misfit or Fit(series=series, instances=members, stack=stack, traits=found_traits)
+
+
+def _of_view(images: tuple[Instance, ...], accept: Accept) -> tuple[Instance, ...]:
+    """Take the images of the wanted view and side out of a series that holds several: some devices file all four so."""
+    if not (accept.view or accept.laterality):
+        return images
+    views, sides = {word.upper() for word in accept.view}, set(accept.laterality)
+    found = [(entry, traits.read((entry,))) for entry in images]
+    wanted = tuple(entry for entry, each in found if (not views or each.view in views) and (not sides or each.laterality in sides))
+    return wanted or images
 
 
 def no_images(series: Series) -> str | None:
@@ -138,8 +156,6 @@ def no_images(series: Series) -> str | None:
     for beginning, what in _CLASSES.items():
         if first.sop_class_uid == beginning or first.sop_class_uid.startswith(beginning + "."):
             return f"it holds {what}, not images"
-    if any(_number(entry.header.get("NumberOfFrames")) not in {None, 1.0} for entry in series.instances):
-        return "its images have several frames each, which Overread does not read yet"
     return None
 
 
@@ -150,6 +166,9 @@ def measure(instances: Sequence[Instance]) -> Stack:
     10, 12, 14 mm: 3 slices, 2 mm apart, 6 mm in all. Ref: PS3.3 C.7.6.2.1.1
     """
     header = instances[0].header
+    if instances[0].sop_class_uid in ENHANCED:
+        frames = sum(int(_number(entry.header.get("NumberOfFrames")) or 1) for entry in instances)
+        return Stack(slices=frames, pixel_mm=None, slice_spacing_mm=None, extent_mm=None, framed=True)
     spacing = _numbers(header.get("PixelSpacing"), 2)
     pixel_mm = None if spacing is None else (min(spacing), max(spacing))
     plane = _numbers(header.get("ImageOrientationPatient"), 6)
@@ -176,12 +195,21 @@ def _kind(first: Instance, accept: Accept) -> Misfit | None:
         return Misfit(what=f"its modality is {modality or 'not given'}", takes=accept.modality)
     if accept.sop_classes and first.sop_class_uid not in accept.sop_classes:
         return Misfit(what=f"its objects are of storage class {first.sop_class_uid}, which the model does not take")
+    if first.sop_class_uid not in ENHANCED and _number(first.header.get("NumberOfFrames")) not in {None, 1.0}:
+        return Misfit(what="its images have several frames each and are no enhanced CT, MR or PET")
+    return None
+
+
+def _purpose(first: Instance, accept: Accept) -> Misfit | None:
+    """Refuse by description what devices often do not tell in the image type."""
+    if "LOCALIZER" in accept.image_type_none and traits.is_localizer(first.header):
+        return Misfit(what="its description calls it a localizer, a scout or a bolus monitor")
+    if "MIP" in accept.image_type_none and traits.is_projection(first.header):
+        return Misfit(what="its description calls it a projection (MIP, volume rendering)")
     return None
 
 
 def _text(first: Instance, accept: Accept) -> Misfit | None:
-    if "LOCALIZER" in accept.image_type_none and traits.is_localizer(first.header):
-        return Misfit(what="its description calls it a localizer, a scout or a bolus monitor")
     if accept.image_type_any and not {word.upper() for word in accept.image_type_any} & image_types(first):
         return Misfit(what="its image type is another", takes=accept.image_type_any)
     part = str(first.header.get("BodyPartExamined", "")).strip()[:16]
@@ -196,13 +224,15 @@ def _text(first: Instance, accept: Accept) -> Misfit | None:
     return None
 
 
-def _traits(found: Traits, accept: Accept) -> Misfit | None:
+def _traits(found: Traits, accept: Accept, *, framed: bool) -> Misfit | None:
     """Compare what the series is with what the card takes; "unknown" only where the card lists it."""
     if accept.region and not (found.regions or {traits.UNKNOWN}) & set(accept.region):
         what = f"it shows {either(sorted(map(_name, found.regions)), 'and')}" if found.regions else "its header names no body region"
         return Misfit(what=what, takes=tuple(map(_name, accept.region)))
     for key, (known, unknown) in TRAITS.items():
         value, wanted = str(getattr(found, key)), tuple(map(str, getattr(accept, key)))
+        if framed and key == "orientation" and value == traits.UNKNOWN:
+            continue
         if wanted and value.upper() not in {word.upper() for word in wanted}:
             what = unknown if value == traits.UNKNOWN else known.format(_name(value))
             return Misfit(what=what, takes=tuple(_name(word) for word in wanted if word != traits.UNKNOWN))
@@ -222,12 +252,15 @@ def _name(value: str) -> str:
     return NAMES.get(value, value)
 
 
-def _counts(stack: Stack, accept: Accept) -> Misfit | None:
+def _counts(stack: Stack, accept: Accept, unit: str) -> Misfit | None:
     low, high = accept.slices or (0, math.inf)
+    held = f"it has {stack.slices} {unit}{'' if stack.slices == 1 else 's'}"
     if stack.slices < low:
-        return Misfit(what=f"it has {_slices(stack.slices)}, the model needs at least {low}")
+        return Misfit(what=f"{held}, the model needs at least {low}")
     if stack.slices > high:
-        return Misfit(what=f"it has {_slices(stack.slices)}, the model takes at most {high}")
+        return Misfit(what=f"{held}, the model takes at most {high}")
+    if stack.framed:
+        return None
     return (
         _within("pixel spacing", stack.pixel_mm, accept.spacing_mm)
         or _within("slice spacing", stack.slice_spacing_mm, accept.slice_spacing_mm)
@@ -246,10 +279,6 @@ def _within(what: str, value: float | tuple[float, float] | None, wanted: tuple[
         if not wanted[0] - 1e-3 <= each <= wanted[1] + 1e-3:
             return Misfit(what=f"its {what} is {each:.4g} mm", takes=(f"{wanted[0]:g} to {wanted[1]:g} mm",))
     return None
-
-
-def _slices(count: int) -> str:
-    return f"{count} slice{'' if count == 1 else 's'}"
 
 
 def either(words: Sequence[str], last: str = "or") -> str:

@@ -95,7 +95,7 @@ def series_name(fit: Fit) -> str:
 
 def _earn(fit: Fit, score: Score) -> Sequence[Earned]:
     earned = []
-    for key in ("orientation", "sequence", "contrast", "phase", "kernel"):
+    for key in ("orientation", "sequence", "contrast", "phase", "kernel", "view"):
         points: Mapping[str, float] = getattr(score, key)
         if points:
             value = str(getattr(fit.traits, key))
@@ -122,6 +122,7 @@ _SAYS: Mapping[str, Callable[[str, str], str]] = {
     "contrast": lambda best, here: f"{best} against {here} here",
     "phase": lambda best, here: f"contrast phase {best} against {here} here",
     "kernel": lambda best, here: f"{best} kernel against {here} here",
+    "view": lambda best, here: f"view {best} against {here} here",
     "image_type": lambda best, here: f"image type {best} against {here} here",
     "description": lambda best, here: f"{best} in its description against {here} here",
     "slice_spacing_mm": lambda best, here: f"slices {best} apart against {here} here",

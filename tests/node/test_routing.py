@@ -92,7 +92,7 @@ def test_a_fitting_series_becomes_a_job_with_all_its_slices() -> None:
         (chest(Modality="PR"), {}, "it holds presentation states, not images"),
         (chest(Modality="KO"), {}, "it holds key object selections, not images"),
         (chest(Modality="DOC"), {}, "it holds documents, not images"),
-        (chest(NumberOfFrames=40), {}, "its images have several frames each, which Overread does not read yet"),
+        (chest(NumberOfFrames=40), {}, "its images have several frames each and are no enhanced CT, MR or PET"),
         (chest(count=1), {}, "it has 1 slice, the model needs at least 20"),
         (chest(count=12), {}, "it has 12 slices, the model needs at least 20"),
         (chest(count=40), {"slices": [1, 30]}, "it has 40 slices, the model takes at most 30"),
