@@ -136,7 +136,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job row; `created_at` is the only source of dates in its results."""
+    """A job row; `created_at` is the only source of dates in its results.
+
+    provisional  planned on a hint that the study is whole: it is prepared, and goes no further before the proof
+    predecessor  the report that this job's replaces, as somebody has it: revision, of_revision, sop_class_uid,
+                 sop_instance_uid, series_instance_uid; fixed when the job is planned
+    """
 
     job_id: str
     generation: int
@@ -155,6 +160,8 @@ class Job:
     fence: int
     created_at: float
     reason: str | None = None
+    provisional: bool = False
+    predecessor: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ def claim(ledger: Ledger, job_id: str, stage: Stage, lease_s: float) -> Claim | 
     now = ledger.clock()
     take = (
         sa.update(JOBS)
-        .where(JOBS.c.job_id == job_id, JOBS.c.state == QUEUED, JOBS.c.stage == stage, JOBS.c.not_before <= now)
+        .where(JOBS.c.job_id == job_id, JOBS.c.state == QUEUED, JOBS.c.stage == stage, JOBS.c.not_before <= now, _may_run())
         .values(
             state=RUNNING,
             fence=JOBS.c.fence + 1,
@@ -207,7 +207,7 @@ def expired(ledger: Ledger) -> list[Job]:
 
 def queued(ledger: Ledger, limit: int = 200) -> list[Job]:
     """Give jobs that need a message now: never submitted, or so long ago that it may be lost. Urgent ones first."""
-    due = sa.select(JOBS).where(JOBS.c.state == QUEUED, JOBS.c.submit_after <= ledger.clock())
+    due = sa.select(JOBS).where(JOBS.c.state == QUEUED, JOBS.c.submit_after <= ledger.clock(), _may_run())
     with ledger.reading() as connection:
         return [job_of(row) for row in connection.execute(due.order_by(JOBS.c.priority, JOBS.c.submit_after).limit(limit))]
 
@@ -250,6 +250,11 @@ def job_of(row: Row[Any]) -> Job:
     fields["inputs"] = {role: tuple(uids) for role, uids in fields["inputs"].items()}
     fields["destinations"] = tuple(fields["destinations"])
     return Job(**fields | {"state": JobState(row.state), "stage": Stage(row.stage), "mode": Mode(row.mode)})
+
+
+def _may_run() -> sa.ColumnElement[bool]:
+    """Tell that a stage may run: of a job planned on a hint only the first, before the study is proved whole."""
+    return sa.or_(~JOBS.c.provisional, JOBS.c.stage == Stage.PREPARE)
 
 
 def _limit_s(ledger: Ledger, stage: Stage) -> float:

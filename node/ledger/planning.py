@@ -1,0 +1,193 @@
+"""A plan's jobs as rows: made, linked to the revision that asks for them, revived, confirmed; and whose report each replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from node.ledger.schema import DELIVERIES, DELIVERY_OBJECTS, INSTANCES, JOB_SERIES, JOBS, PARCEL_OBJECTS, PARCELS
+from node.study import DeliveryState, JobPlan, JobState, Plan, Stage
+
+AHEAD = "images arrived while it was prepared ahead of the proof"
+NOT_WHOLE = "it was prepared ahead, but the study does not go on"
+REASONS_SHOWN = 3
+_LIVE = (JobState.QUEUED, JobState.RUNNING)
+_GONE = (JobState.SUPERSEDED, JobState.CANCELLED)
+
+
+def write(connection: Connection, number: int, plan: Plan, now: float) -> int:
+    """Create, re-link or confirm the plan's jobs for revision `number`; returns how many had been written before.
+
+    Call it after older jobs were superseded: a report that stays with somebody is then the new job's predecessor.
+    """
+    there = _known(connection, plan)
+    series_of = _series_of(connection, plan)
+    done = 0
+    for job in plan.jobs:
+        row = there.get(job.job_id)
+        if row is None:
+            _create(connection, job, {"revision": number, "predecessor": _predecessor(connection, job, number, plan)}, now)
+            _link_series(connection, job, series_of)
+            continue
+        done += row.state == JobState.WRITTEN
+        relink: dict[str, Any] = {"revision": number, "updated_at": now}
+        if row.provisional:
+            relink |= _confirmed(job, row, now) | {"predecessor": _predecessor(connection, job, number, plan)}
+        if row.state in _GONE:
+            relink |= _revive(connection, row, now)
+            if relink["state"] == JobState.QUEUED:
+                relink |= {"predecessor": _predecessor(connection, job, number, plan)}
+        connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job.job_id).values(relink))
+    return done
+
+
+def write_ahead(connection: Connection, number: int, plan: Plan, now: float) -> None:
+    """Create the plan's jobs as provisional ones; what is there already stays as it is, but for what had been dropped."""
+    there = _known(connection, plan)
+    series_of = _series_of(connection, plan)
+    for job in plan.jobs:
+        row = there.get(job.job_id)
+        if row is None:
+            _create(connection, job, {"revision": number, "provisional": True}, now)
+            _link_series(connection, job, series_of)
+        elif row.provisional and row.state == JobState.SUPERSEDED:
+            again = _fresh(now) | {"revision": number, "updated_at": now}
+            connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job.job_id).values(again))
+
+
+def drop_ahead(connection: Connection, study_uid: str, now: float) -> None:
+    """End a study's provisional jobs: it is held or declined. A plan that asks for them again revives them."""
+    live = sa.update(JOBS).where(JOBS.c.study_instance_uid == study_uid, JOBS.c.provisional, JOBS.c.state.in_(_LIVE))
+    ended = {"state": JobState.SUPERSEDED, "fence": JOBS.c.fence + 1, "updated_at": now, "lease_until": None, "reason": NOT_WHOLE}
+    connection.execute(live.values(ended))
+
+
+def summary(plan: Plan, done: int) -> str | None:
+    """Say of a planned revision what its jobs do not: why there are none, or that they are old ones."""
+    if not plan.jobs:
+        reasons: Sequence[str] = sorted({entry.reason for entry in plan.declined})
+        more = f" (and {len(reasons) - REASONS_SHOWN} more reasons)" if len(reasons) > REASONS_SHOWN else ""
+        return "no model takes this study: " + ("; ".join(reasons[:REASONS_SHOWN]) + more if reasons else "it has no image series")
+    if done == len(plan.jobs):
+        return "already analysed"
+    return f"{done} of {len(plan.jobs)} jobs already analysed" if done else None
+
+
+def _known(connection: Connection, plan: Plan) -> dict[str, Row[Any]]:
+    ids = [job.job_id for job in plan.jobs]
+    return {row.job_id: row for row in connection.execute(sa.select(JOBS).where(JOBS.c.job_id.in_(ids)))}
+
+
+def _series_of(connection: Connection, plan: Plan) -> dict[str, str]:
+    studies = {job.study_instance_uid for job in plan.jobs}
+    members = sa.select(INSTANCES.c.sop_instance_uid, INSTANCES.c.series_instance_uid)
+    inside = connection.execute(members.where(INSTANCES.c.study_instance_uid.in_(studies)))
+    return {row.sop_instance_uid: row.series_instance_uid for row in inside}
+
+
+def _create(connection: Connection, job: JobPlan, values: dict[str, Any], now: float) -> None:
+    connection.execute(
+        sa.insert(JOBS).values(
+            job_id=job.job_id,
+            generation=1,
+            study_instance_uid=job.study_instance_uid,
+            model=job.model,
+            version=job.version,
+            card_digest=job.card_digest,
+            inputs={role: list(uids) for role, uids in job.inputs.items()},
+            mode=job.mode,
+            priority=job.priority,
+            destinations=list(job.destinations),
+            fence=0,
+            created_at=now,
+            updated_at=now,
+            **_fresh(now),
+            **values,
+        )
+    )
+
+
+def _link_series(connection: Connection, job: JobPlan, series_of: dict[str, str]) -> None:
+    series = sorted({series_of[uid] for uids in job.inputs.values() for uid in uids if uid in series_of})
+    if series:
+        connection.execute(sa.insert(JOB_SERIES), [{"job_id": job.job_id, "series_instance_uid": uid} for uid in series])
+
+
+def _fresh(now: float) -> dict[str, Any]:
+    """Give a job at the start of its work."""
+    return {
+        "state": JobState.QUEUED,
+        "stage": Stage.PREPARE,
+        "attempt": 0,
+        "returns": 0,
+        "not_before": now,
+        "submit_after": now,
+        "submitted_at": None,
+        "submissions": 0,
+        "reason": None,
+    }
+
+
+def _confirmed(job: JobPlan, row: Row[Any], now: float) -> dict[str, Any]:
+    """Let a job that was prepared ahead go on, as today's rules want it."""
+    wanted = {"provisional": False, "mode": job.mode, "priority": job.priority, "destinations": list(job.destinations)}
+    # Its message for the next stage was in vain.
+    return wanted | ({"submit_after": now, "submissions": 0} if row.state == JobState.QUEUED and row.stage != Stage.PREPARE else {})
+
+
+def _revive(connection: Connection, row: Row[Any], now: float) -> dict[str, Any]:
+    """Bring back a job that was replaced and is asked for again: its parcel where there is one, else its work."""
+    parcel = (PARCELS.c.job_id == row.job_id, PARCELS.c.generation == row.generation)
+    if connection.execute(sa.select(PARCELS.c.job_id).where(*parcel)).one_or_none() is None:
+        return _fresh(now)
+    unsent = sa.select(DELIVERY_OBJECTS.c.delivery_id).where(DELIVERY_OBJECTS.c.sent_at.is_not(None))
+    stopped = sa.update(DELIVERIES).where(
+        DELIVERIES.c.job_id == row.job_id,
+        DELIVERIES.c.generation == row.generation,
+        DELIVERIES.c.state == DeliveryState.FAILED,
+        DELIVERIES.c.delivery_id.not_in(unsent),
+    )
+    again = {"state": DeliveryState.PENDING, "next_at": now, "submit_after": now, "submissions": 0, "ended_at": None, "reason": None}
+    connection.execute(stopped.values(again))
+    return {"state": JobState.WRITTEN, "reason": None}
+
+
+def _predecessor(connection: Connection, job: JobPlan, number: int, plan: Plan) -> dict[str, Any] | None:
+    """Give the newest report of the same model on this study that somebody has, or is just getting; None without one.
+
+    It is looked up once and kept in the job's row: what was sent later must not change what compose writes.
+    """
+    delivered = sa.select(DELIVERIES.c.delivery_id).where(
+        DELIVERIES.c.job_id == JOBS.c.job_id,
+        DELIVERIES.c.generation == JOBS.c.generation,
+        # FAILED counts where the report itself got through.
+        sa.or_(
+            DELIVERIES.c.state != DeliveryState.FAILED,
+            sa.exists().where(
+                DELIVERY_OBJECTS.c.delivery_id == DELIVERIES.c.delivery_id,
+                DELIVERY_OBJECTS.c.sop_instance_uid == PARCEL_OBJECTS.c.sop_instance_uid,
+                DELIVERY_OBJECTS.c.sent_at.is_not(None),
+            ),
+        ),
+    )
+    mine = (JOBS.c.study_instance_uid == job.study_instance_uid, JOBS.c.model == job.model, JOBS.c.state == JobState.WRITTEN)
+    report = (PARCEL_OBJECTS.c.job_id == JOBS.c.job_id, PARCEL_OBJECTS.c.generation == JOBS.c.generation, PARCEL_OBJECTS.c.kind == "sr")
+    found = connection.execute(
+        sa.select(JOBS.c.revision, PARCEL_OBJECTS)
+        .join(PARCEL_OBJECTS, sa.and_(*report))
+        .where(*mine, JOBS.c.job_id.not_in([entry.job_id for entry in plan.jobs]), sa.exists(delivered))
+        .order_by(JOBS.c.revision.desc(), JOBS.c.created_at.desc(), JOBS.c.job_id)
+        .limit(1)
+    ).one_or_none()
+    if found is None:
+        return None
+    return {
+        "revision": number,
+        "of_revision": found.revision,
+        "sop_class_uid": found.sop_class_uid,
+        "sop_instance_uid": found.sop_instance_uid,
+        "series_instance_uid": found.series_instance_uid,
+    }
