@@ -15,7 +15,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,11 @@ class Event:
     peers: tuple[str, ...] = ()
     objects: int | None = None
     details: Mapping[str, str | int] | None = None
+
+
+def by(event: Event, person: str) -> Event:
+    """Give the event as asked for by a person."""
+    return replace(event, by=person)
 
 
 def require(data_dir: Path, event: Event, now: float) -> None:

@@ -59,7 +59,11 @@ def study_level(settings: Settings, peer: Peer, study_uid: str, keywords: Sequen
 
     Raises Retryable when the peer does not answer, Refused when it will not. Ref: PS3.4 C.6.2.1.2
     """
-    keys = dict.fromkeys(keywords, "")
+    keys: dict[str, Any] = dict.fromkeys(keywords, "")
+    # A sequence is asked for with what is wanted of its items. Ref: PS3.4 C.2.2.2.6
+    same_person = Dataset()
+    same_person.PatientID = same_person.IssuerOfPatientID = ""
+    keys["OtherPatientIDsSequence"] = [same_person]
     with association(settings, peer, [build_context(STUDY_ROOT_FIND)]) as open_association:
         return list(find(open_association, "STUDY", StudyInstanceUID=study_uid, **keys))
 

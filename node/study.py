@@ -141,6 +141,7 @@ class Job:
     provisional  planned on a hint that the study is whole: it is prepared, and goes no further before the proof
     predecessor  the report that this job's replaces, as somebody has it: revision, of_revision, sop_class_uid,
                  sop_instance_uid, series_instance_uid; fixed when the job is planned
+    patient      whose results they are, by the archive's word just before the first compose (node.demographics); fixed then
     """
 
     job_id: str
@@ -162,6 +163,7 @@ class Job:
     reason: str | None = None
     provisional: bool = False
     predecessor: Mapping[str, Any] | None = None
+    patient: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
