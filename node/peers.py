@@ -29,6 +29,9 @@ from node.settings import Peer, Settings
 _config.LOG_HANDLER_LEVEL = "none"
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
+PDU_MAX_BYTES = 2 * 1024**2  # twice what [node] max_pdu_bytes may be: some senders count without headers
+PDU_TIMEOUT_S = 60.0
+
 Handler = tuple[Any, Callable[..., Any]] | tuple[Any, Callable[..., Any], list[Any]]
 
 
@@ -41,9 +44,36 @@ class ClosingSocket(AssociationSocket):
             self.socket.close()
 
 
+class _Outgoing(ClosingSocket):
+    """The socket of an association that we opened: no PDU is read beyond a limit, or for longer than a message may take.
+
+    pynetdicom asks for a PDU's header of 6 bytes, then for its body. Ref: PS3.8 9.3.1
+    """
+
+    _in_body = False
+    _until = 0.0
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read a header, then its body, both before one deadline; raises OSError, which ends the association."""
+        if not self._in_body:
+            self._until = time.monotonic() + (self.assoc.network_timeout or PDU_TIMEOUT_S)
+        elif nr_bytes > PDU_MAX_BYTES:
+            raise OSError("the peer announces a PDU beyond all limits")
+        self._in_body = not self._in_body
+        buffer, got = bytearray(nr_bytes), 0
+        with memoryview(buffer) as view:
+            while got < nr_bytes and self.socket is not None:
+                self.socket.settimeout(max(self._until - time.monotonic(), 0.001))
+                count = self.socket.recv_into(view[got:])
+                if not count:
+                    break
+                got += count
+        return buffer[:got]
+
+
 class _Entity(AE):
     def _create_socket(self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None) -> ClosingSocket:
-        link = ClosingSocket(assoc, address=address)
+        link = _Outgoing(assoc, address=address)
         link.tls_args = tls_args
         return link
 

@@ -151,6 +151,24 @@ def retry(study: Annotated[str, typer.Argument(metavar="STUDY_UID")], config: Co
 
 
 @app.command()
+def fetch(  # noqa: PLR0913, PLR0917 -- each is an option of the command
+    study: Annotated[str, typer.Argument(metavar="STUDY_UID")],
+    config: Config = None,
+    series: Annotated[str | None, typer.Option(metavar="UID", help="Only this series.")] = None,
+    peer: Annotated[str | None, typer.Option("--from", metavar="PEER", help="The peer's name; else the one that sent the study.")] = None,
+    prior: Annotated[int, typer.Option(metavar="N", min=0, help="Not the study: the N newest earlier ones of its patient.")] = 0,
+    modality: Annotated[str | None, typer.Option(metavar="CT", help="Only series of this modality.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is not here; fetch nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch from a peer what it has of a study, or of its priors, and this node has not."""
+    from overread.commands import fetch as command
+
+    wish = command.Wish(study=study, series=series, peer=peer, priors=prior, modality=modality, dry_run=dry_run, as_json=as_json)
+    raise typer.Exit(command.main(_settings(config), wish))
+
+
+@app.command()
 def check(config: Config = None, as_json: AsJson = False) -> None:
     """Try everything the node needs; each failing line says what to do."""
     from overread.commands import check as command
