@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from node.archive.holdings import Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,10 @@ class Faults:
     report_twice       each report is sent twice
     report_on_same     the report comes on the association that asked
     missing            SOP Instance UIDs reported as failed (event type 2, reason 0112) although they are kept
+    lose               n instances from the middle of a forwarded study are never sent
+    shuffled           a forwarded study goes out in no order, the same each time
+    twice              a forwarded study goes out a second time at once
+    pause_after        after n instances forwarded, the association stays open and silent for `pause_s`, once a forwarding
     grow_by            the last n instances of a forwarded study arrive in the archive only `grow_after_s` after the others were forwarded
     """
 
@@ -41,5 +49,19 @@ class Faults:
     report_twice: bool = False
     report_on_same: bool = False
     missing: frozenset[str] = frozenset()
+    lose: int = 0
+    shuffled: bool = False
+    twice: bool = False
+    pause_after: int | None = None
+    pause_s: float = 0
     grow_by: int = 0
     grow_after_s: float = 0
+
+
+def outgoing(study: Sequence[Held], faults: Faults) -> list[Held]:
+    """Give what of a study goes out, and in which order."""
+    middle = (len(study) - faults.lose) // 2
+    sent = [*study[:middle], *study[middle + faults.lose :]]
+    if faults.shuffled:
+        sent.sort(key=lambda held: hashlib.sha256(held.sop_instance_uid.encode()).digest())
+    return sent * 2 if faults.twice else sent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from node import journal
 from node.archive.commitment import PUSH_MODEL, WELL_KNOWN_INSTANCE, Reporter
-from node.archive.faults import Faults
+from node.archive.faults import Faults, outgoing
 from node.archive.holdings import Held, Holdings, contexts_of
 from node.archive.matching import answers, selected
 from node.errors import Refused, Retryable
@@ -94,6 +94,7 @@ class Archive:
         self._ae = self._build_ae()
         self._reporter = Reporter(self._ae, self.peers)
         self.faults = Faults()
+        self.sleep: Callable[[float], None] = time.sleep  # of a forwarding that pauses; a test may let its own clock run
 
     @property
     def faults(self) -> Faults:
@@ -172,9 +173,9 @@ class Archive:
         study = self._arrived(study_instance_uid)
         late = study[len(study) - self._faults.grow_by :] if self._faults.grow_by else []
         self._absent.update(held.sop_instance_uid for held in late)
-        taken = self._send(study[: len(study) - len(late)], ae_title)
+        taken = self._send(outgoing(study[: len(study) - len(late)], self._faults), ae_title)
         if late:
-            time.sleep(self._faults.grow_after_s)
+            self.sleep(self._faults.grow_after_s)
             self._absent.difference_update(held.sop_instance_uid for held in late)
             taken += self._send(late, ae_title)
         return taken
@@ -191,7 +192,9 @@ class Archive:
             raise Retryable(f"{ae_title} at {host}:{port} took no association")
         taken = 0
         try:
-            for held in study:
+            for sent, held in enumerate(study):
+                if sent == self._faults.pause_after:
+                    self.sleep(self._faults.pause_s)
                 try:
                     status = association.send_c_store(held.path)
                 except ValueError as error:  # the context of this class was rejected
