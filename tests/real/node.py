@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,20 @@ class Site:
 
     archive: Orthanc
     node: Node
+
+    def states(self, study_uid: str) -> set[str]:
+        """Give every state that `overread status` names for a study: its words in capitals."""
+        return set(re.findall(r"[A-Z]{4,}", json.dumps(self.node.status(study_uid))))
+
+    def until(self, study_uid: str, state: str, *, seconds: float = 420) -> None:
+        """Wait for a state; a failure on the way ends the wait at once, with what the node says."""
+
+        def reached() -> bool:
+            states = self.states(study_uid)
+            assert "FAILED" not in states, json.dumps(self.node.status(study_uid))[:3000] + self.node.said()[-3000:]
+            return state in states
+
+        wait_for(reached, seconds=seconds, what=state, every_s=2)
 
 
 def settings_text(values: Mapping[str, Any], peers: list[Mapping[str, Any]]) -> str:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from tests.real.node import Site, site
-from tests.real.processes import wait_for
 from tests.real.validators import iod_faults
 from tests.servers import shared
 from tests.test_orientation import read_with_dcmqi
@@ -53,7 +52,7 @@ def test_a_brain_comes_back_as_deepbets_own_command_gives_it(pacs: Site, tmp_pat
     study = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
     pacs.archive.upload(files)
     theirs, volume_ml = _by_their_command(files, tmp_path / "deepbet")
-    wait_for(lambda: pacs.archive.find(study, "SR"), seconds=600, what="the report", every_s=2)
+    pacs.until(study, "COMMITTED", seconds=600)
     (instance,) = pacs.archive.find(study, "SEG")
     path = tmp_path / "seg.dcm"
     path.write_bytes(pacs.archive.file(instance))

@@ -11,7 +11,7 @@ import pytest
 from tests import phantoms
 from tests.real import dcmtk
 from tests.real.node import site
-from tests.real.processes import Server, free_port, running, wait_for
+from tests.real.processes import Server, free_port, running
 from tests.servers import require
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
@@ -37,7 +37,8 @@ def test_a_real_redis_carries_the_work_and_none_of_the_patient(tmp_path: Path, r
             try:
                 truth = phantoms.thorax(tmp_path / "study", phantoms.Scan(patient=phantoms.PHI, nodules_mm=(16.0,)))
                 dcmtk.dcmsend(pacs.node.port, tmp_path / "study")
-                wait_for(lambda: pacs.archive.find(truth.study_instance_uid, "SR"), seconds=420, what="the report", every_s=2)
+                pacs.until(truth.study_instance_uid, "COMMITTED")
+                assert len(pacs.archive.find(truth.study_instance_uid, "SR")) == 1
             finally:
                 monitor.kill()
                 monitor.wait()

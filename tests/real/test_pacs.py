@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from tests.servers import shared
 from tests.test_orientation import read_with_dcmqi
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
-RESULT_S = 420
 PROMISED_MM = 10.0  # the starter's card says that smaller nodules are often missed
 
 
@@ -40,7 +38,7 @@ def analysed(pacs: Site, tmp_path_factory: pytest.TempPathFactory) -> Truth:
     folder = tmp_path_factory.mktemp("chest")
     truth = phantoms.thorax(folder, Scan(patient=phantoms.PHI))
     pacs.archive.upload(list(truth.files))
-    _until(pacs, truth, "COMMITTED")
+    pacs.until(truth.study_instance_uid, "COMMITTED")
     return truth
 
 
@@ -128,7 +126,7 @@ def test_a_real_head_ct_is_kept_and_declined_by_every_model(pacs: Site) -> None:
     files = sorted(folder.glob("*.dcm"))
     dcmtk.storescu(pacs.node.port, files)
     study = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
-    wait_for(lambda: "DECLINED" in _states(pacs, study), seconds=90, what="a decline", every_s=1)
+    pacs.until(study, "DECLINED", seconds=120)
     declined = pacs.node.status(study)["revisions"][-1]["declined"]
     assert {entry["model"] for entry in declined} == {"brain-mr", "chest-ct"}
     assert all(entry["reason"] for entry in declined)
@@ -139,7 +137,7 @@ def test_a_tilted_chest_is_declined_with_its_reason(pacs: Site, tmp_path: Path) 
     """A chest CT that fits a model but for its tilted gantry gets no result, and the reason names the tilt."""
     truth = phantoms.thorax(tmp_path / "tilted", Scan(tilt_degrees=12.0, slices=60, nodules_mm=()))
     dcmtk.dcmsend(pacs.node.port, tmp_path / "tilted")
-    wait_for(lambda: "DECLINED" in _states(pacs, truth.study_instance_uid), seconds=120, what="a decline", every_s=1)
+    pacs.until(truth.study_instance_uid, "DECLINED", seconds=120)
     assert "tilt" in json.dumps(pacs.node.status(truth.study_instance_uid)["jobs"])
     assert pacs.archive.find(truth.study_instance_uid) == []
 
@@ -154,7 +152,7 @@ def test_a_compressed_ct_is_kept_verbatim_and_answered(pacs: Site, tmp_path: Pat
         copy = kept[path.read_bytes()[-2000:]]
         assert copy.read_bytes().endswith(_data_set_bytes(path))
         assert pydicom.dcmread(copy).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.90"
-    wait_for(lambda: {"DECLINED", "WRITTEN"} & _states(pacs, study), seconds=300, what="an answer", every_s=2)
+    wait_for(lambda: {"DECLINED", "WRITTEN"} & pacs.states(study), seconds=300, what="an answer", every_s=2)
 
 
 def _with_uids(folder: Path, target: Path) -> str:
@@ -182,12 +180,12 @@ def test_an_incomplete_series_is_declined_and_completed_later(pacs: Site, tmp_pa
     plan = Scan(nodules_mm=(14.0,), identity="late", patient=phantoms.PHI)
     lacking = phantoms.thorax(tmp_path / "lacking", replace(plan, missing=(41,)))
     dcmtk.dcmsend(pacs.node.port, tmp_path / "lacking")
-    wait_for(lambda: "DECLINED" in _states(pacs, lacking.study_instance_uid), seconds=120, what="a decline", every_s=1)
+    pacs.until(lacking.study_instance_uid, "DECLINED", seconds=120)
     assert "missing" in json.dumps(pacs.node.status(lacking.study_instance_uid)["jobs"])
     assert pacs.archive.find(lacking.study_instance_uid, "SR") == []
     whole = phantoms.thorax(tmp_path / "whole", plan)
     dcmtk.storescu(pacs.node.port, [whole.files[41]])
-    _until(pacs, whole, "COMMITTED")
+    pacs.until(whole.study_instance_uid, "COMMITTED")
     assert len(pacs.archive.find(whole.study_instance_uid, "SR")) == 1
 
 
@@ -196,23 +194,7 @@ def _job_ids(pacs: Site, truth: Truth) -> list[str]:
     return sorted({str(job["job_id"]) for job in pacs.node.status(truth.study_instance_uid)["jobs"]})
 
 
-def _states(pacs: Site, study_uid: str) -> set[str]:
-    """Give every word of `overread status` in capitals: the states."""
-    return set(re.findall(r"[A-Z]{4,}", json.dumps(pacs.node.status(study_uid))))
-
-
-def _until(pacs: Site, truth: Truth, state: str) -> None:
-    """Wait for a state; a failure on the way ends the wait at once."""
-
-    def reached() -> bool:
-        states = _states(pacs, truth.study_instance_uid)
-        assert "FAILED" not in states, json.dumps(pacs.node.status(truth.study_instance_uid))[:3000] + pacs.node.said()[-3000:]
-        return state in states
-
-    wait_for(reached, seconds=RESULT_S, what=state, every_s=2)
-
-
 def _settle(pacs: Site, truth: Truth) -> None:
     """Wait until the newest revision has been planned and nothing is under way."""
     busy = {"RECEIVING", "COMPLETE", "QUEUED", "RUNNING", "PENDING", "SENT"}
-    wait_for(lambda: not busy & _states(pacs, truth.study_instance_uid), seconds=120, what="rest", every_s=2)
+    wait_for(lambda: not busy & pacs.states(truth.study_instance_uid), seconds=120, what="rest", every_s=2)
