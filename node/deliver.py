@@ -25,7 +25,7 @@ from pydicom.uid import UID
 from pynetdicom import _config
 from pynetdicom.presentation import build_context
 
-from node import commitment, journal
+from node import audit, commitment, journal
 from node.errors import Misconfigured, OverreadError, Refused, Retryable
 from node.ledger import Ledger, deliveries
 from node.ledger.deliveries import DeliveryClaim
@@ -98,9 +98,20 @@ def send(settings: Settings, ledger: Ledger, claim: DeliveryClaim) -> None:
     else:
         if done:
             log.info("delivery.sent", delivery=claim.delivery.delivery_id, destination=peer.name, objects=len(claim.parcel.objects))
+            audit.note(ledger.data_dir, _event(claim, peer), ledger.clock())
             _settle(settings, ledger, claim, peer)
         else:
             log.warning("delivery.claim_lost", delivery=claim.delivery.delivery_id, destination=peer.name)
+
+
+def _event(claim: DeliveryClaim, peer: Peer) -> audit.Event:
+    return audit.Event(
+        action="results sent",
+        study_instance_uid=claim.parcel.study_instance_uid,
+        peers=(f"{peer.ae_title} {peer.host}",),
+        objects=len(claim.parcel.objects),
+        details={"job": claim.parcel.job_id, "delivery": claim.delivery.delivery_id},
+    )
 
 
 def _require_attempt(claim: DeliveryClaim, peer: Peer) -> None:

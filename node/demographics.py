@@ -82,7 +82,7 @@ def ask(settings: Settings, study_uid: str) -> Word:
 def settle(settings: Settings, ledger: Ledger, claim: Claim) -> Mapping[str, Any] | Finding | None:
     """Give whose results the job's are, as written in its row, asked now if never before; a Finding when they may not be written.
 
-    None: the claim was lost. The record: {"at", "peer", "said", "use": keyword -> value}.
+    None: the claim was lost. The record: {"at", "peer", "said", "use": keyword -> value}; an empty value is to be left out.
     """
     if claim.job.patient is not None:
         return claim.job.patient
@@ -122,6 +122,8 @@ def record(received: Sequence[Identity], word: Word, now: float) -> dict[str, An
         told = {keyword: value for keyword, value in word.patient.identity.items() if value}
         changed = patients.corrected(usual, word.patient)
         facts["use"] = dict(usual) | {keyword: told[keyword] for keyword in changed}
+        if "PatientID" in changed and "IssuerOfPatientID" not in told:
+            facts["use"]["IssuerOfPatientID"] = ""  # the old ID's issuer says nothing about the new one
         if any(patients.merged(patients.key_of(entry), word.patient) for entry in received):
             facts["said"] += ", after a merge of patients"
         if changed:

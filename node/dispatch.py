@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from models import card
 from models.card import ShelvedCard
-from node import assembly, commitment, journal, retention, routing
+from node import assembly, commitment, holds, journal, proof, retention, routing
 from node.broker import Broker, BrokerAway
 from node.errors import Misconfigured, OverreadError, Retryable
 from node.ledger import Ledger, deliveries, instances, jobs, open_ledger, revisions
@@ -28,7 +28,8 @@ log = journal.get("dispatch")
 STEP_S = 0.5
 BROKER_LOOK_S = 5.0
 RETENTION_S = 600.0
-THREADS = 8
+THREADS = 16
+FETCHERS = 2
 
 
 def serve(settings: Settings, stop: threading.Event, config: Path | None = None) -> None:
@@ -36,8 +37,6 @@ def serve(settings: Settings, stop: threading.Event, config: Path | None = None)
 
     `config` is the settings' file: a change of its rules takes effect without a restart.
     """
-    if settings.assembly.proof != "none":
-        raise Misconfigured('[assembly] proof = "c-find" is not implemented yet; set proof = "none": the quiet time decides')
     ledger = open_ledger(settings)
     dispatcher = Dispatcher(settings, ledger, known_cards(settings), config)
     log.info("dispatch.started", models=sorted(dispatcher.cards))
@@ -76,6 +75,10 @@ class Dispatcher:
         self._retention_due = 0.0
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dispatch")
         self._running: dict[str, Future[None]] = {}
+        # A retrieval takes minutes: a few at a time, and none in the way of questions.
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+        self._fetches: list[Future[None]] = []
+        self._asker = proof.Asker(settings, ledger, proof.Acts(hinted=self._plan_ahead, fetch=self._fetch))
         self._away: dict[str, str] = {}
 
     def guarded_step(self) -> None:
@@ -91,9 +94,10 @@ class Dispatcher:
     def step(self) -> None:
         """Do all that is due now. Idempotent; raises Retryable while the ledger is away."""
         self._read_rules()
-        assembly.freeze(self.ledger, self.settings.assembly)
-        for revision in revisions.in_state(self.ledger, RevisionState.COMPLETE):
-            self._plan(revision)
+        self._assemble()
+        suspects = [revision for revision in revisions.in_state(self.ledger, RevisionState.COMPLETE) if not self._plan(revision)]
+        if suspects:
+            self._aside("holds", lambda: self._judge(suspects))
         for job in jobs.expired(self.ledger):
             log.warning("job.lost", job=job.job_id, stage=job.stage, attempt=job.attempt, state=job.state)
         for delivery in deliveries.lost_senders(self.ledger, self.ledger.clock()):
@@ -106,12 +110,15 @@ class Dispatcher:
 
     def close(self) -> None:
         """Wait for the threads and give the broker's connections back."""
+        self._fetchers.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True)
         self._broker.close()
 
     def wait(self) -> None:
         """Wait until what runs aside has ended."""
         for future in list(self._running.values()):
+            future.result()
+        for future in self._fetches:
             future.result()
 
     def _read_rules(self) -> None:
@@ -129,23 +136,71 @@ class Dispatcher:
         self.settings = self.settings.model_copy(update={"rules": rules})
         log.info("rules.read_again", rules=len(rules))
 
-    def _plan(self, revision: Revision) -> None:
-        """Hold, plan or decline one frozen revision; a study that breaks routing is held, not tried for ever."""
+    def _assemble(self) -> None:
+        """Complete what is quiet; where the peers are to be asked for their counts, each of them in a thread of its own."""
+        if self.settings.assembly.proof == "none":
+            assembly.freeze(self.ledger, self.settings.assembly)
+            return
+        for names, some in self._asker.groups().items():
+            self._aside(f"counts at {' + '.join(names) or 'nobody'}", lambda names=names, some=some: self._asker.look_after(names, some))  # type: ignore[misc]
+
+    def _plan_ahead(self, revision: Revision) -> None:
+        """Let workers prepare what one count says is whole; whatever speaks against it is told when it is complete."""
+        try:
+            study = instances.study(self.ledger, revision.study_instance_uid, revision.number)
+            if not holds.suspicious(holds.received(self.ledger, revision, study)):
+                plan = routing.route(study, self.cards, self.settings.rules, self.settings.destinations())
+                revisions.plan_ahead(self.ledger, revision, plan)
+        except OverreadError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- headers are whatever a device wrote
+            log.debug("revision.not_planned_ahead", study=revision.study_instance_uid, error=type(error).__name__)
+
+    def _fetch(self, revision: Revision, names: Sequence[str]) -> None:
+        """Ask those peers for what they have more of; never waits."""
+        self._fetches = [future for future in self._fetches if not future.done()]
+        study_uid = revision.study_instance_uid
+
+        def run() -> None:
+            self._asker.fetched(revision, proof.fetch_rest(self.settings, self.ledger, names, study_uid))
+
+        self._fetches.append(self._fetchers.submit(self._guarded, "fetch", run))
+
+    def _plan(self, revision: Revision, *, looking: bool = False) -> bool:
+        """Hold, plan or decline one frozen revision; False when that needs a look at files and archives, which only `looking` takes.
+
+        A study that breaks routing is held, not tried for ever.
+        """
         names: dict[str, Any] = {"study": revision.study_instance_uid, "revision": revision.number}
         try:
             study = instances.study(self.ledger, revision.study_instance_uid, revision.number)
-            reason = assembly.hold_reason(self.ledger, revision, study)
+            images = holds.received(self.ledger, revision, study)
+            if holds.suspicious(images) and not looking:
+                return False
             plan = routing.route(study, self.cards, self.settings.rules, self.settings.destinations())
         except OverreadError:
             raise
         except Exception as error:  # noqa: BLE001 -- headers are whatever a device wrote
-            reason = f"routing cannot read this study's headers ({type(error).__name__}); please report it"
             _broke("routing", error, **names)
-        if reason is not None:
-            if revisions.hold(self.ledger, revision, reason):
-                log.warning("revision.held", alert=True, reason=reason, **names)
-        elif revisions.plan(self.ledger, revision.revision_id, plan):
+            holds.hold(self.ledger, revision, [holds.broken(error)])
+            return True
+        judgement = holds.judge(self.settings, self.ledger, revision, images, looking=looking)
+        if judgement.findings:
+            moved = holds.hold(self.ledger, revision, judgement.findings)
+        elif moved := revisions.plan(self.ledger, revision.revision_id, plan):
             log.info("revision.planned", jobs=[job.job_id for job in plan.jobs], declined=len(plan.declined), **names)
+        if moved and not revision.released:
+            holds.note_received(self.ledger, revision, images)
+        return True
+
+    def _judge(self, suspects: Sequence[Revision]) -> None:
+        """Look at what may have to be held; trouble with one leaves the others their turn."""
+        for revision in suspects:
+
+            def look(revision: Revision = revision) -> None:
+                self._plan(revision, looking=True)
+
+            self._guarded("holds", look)
 
     def _submit(self) -> None:
         """Send what has no fresh message; while the broker is away everything stays due."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from node import audit, demographics, differences, journal, patients, query
@@ -85,15 +85,33 @@ def suspicious(images: Images) -> bool:
     )
 
 
-def judge(settings: Settings, ledger: Ledger, revision: Revision, images: Images) -> Judgement:
-    """Look at files and ask the archive; what was released before is left out. Raises Retryable while the ledger is away."""
+def judge(settings: Settings, ledger: Ledger, revision: Revision, images: Images, *, looking: bool = True) -> Judgement:
+    """Give what speaks against a revision and note what is odd; `looking` reads files and asks archives, the clock needs neither.
+
+    What was released before is left out. Raises Retryable while the ledger is away.
+    """
+    found = _look(settings, ledger, revision, images) if looking else Judgement()
+    judgement = replace(found, warnings=(*found.warnings, *clock_warnings(images, ledger.clock())))
+    if judgement.warnings:
+        rows.warn(ledger, revision, judgement.warnings)
+    return judgement
+
+
+def _look(settings: Settings, ledger: Ledger, revision: Revision, images: Images) -> Judgement:
     word = demographics.ask(settings, revision.study_instance_uid)
     findings, warnings = _patients(images.identities, word)
     changed, remarks = _changed(settings, images.conflicts)
     senders, shares = _senders(images, _counted(settings, revision))
     released = rows.released_keys(ledger, revision.study_instance_uid)
     fresh = tuple(finding for finding in (*findings, *changed, *senders) if finding.key not in released)
-    return Judgement(findings=fresh, warnings=(*warnings, *remarks, *shares, *clock_warnings(images, ledger.clock())))
+    return Judgement(findings=fresh, warnings=(*warnings, *remarks, *shares))
+
+
+def broken(error: Exception) -> Finding:
+    """Give the finding for a study whose headers break our own code."""
+    name = type(error).__name__
+    reason = f"routing cannot read this study's headers ({name}); please report it"
+    return Finding(kind="routing", key=key("routing", name), reason=reason)
 
 
 def clock_warnings(images: Images, now: float) -> tuple[str, ...]:
@@ -114,6 +132,13 @@ def hold(ledger: Ledger, revision: Revision, findings: Sequence[Finding]) -> boo
     if done:
         log.warning("revision.held", alert=True, reason=event.reason, kinds=[entry.kind for entry in findings], **_names(revision))
     return done
+
+
+def note_received(ledger: Ledger, revision: Revision, images: Images) -> None:
+    """Leave in the audit trail that a revision of a study came, from whom, and of how many images."""
+    senders = tuple(sorted({sender for entry in images.sent for sender in entry.senders if sender.strip()}))
+    event = _event("study received", revision.study_instance_uid, "", revision.number)
+    audit.note(ledger.data_dir, replace(event, peers=senders, objects=len(images.sent)), ledger.clock())
 
 
 def stop(ledger: Ledger, claim: jobs.Claim, finding: Finding) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from node.ledger import Ledger
+from node.ledger import Ledger, holds
 from node.ledger.jobs import parcel_in
 from node.ledger.schema import (
     DECLINES,
@@ -60,6 +60,7 @@ def _study(connection: Connection, study_uid: str) -> dict[str, Any]:
         "study": study_uid,
         "images": images,
         "series": series,
+        "holds": holds.history(connection, study_uid),
         "revisions": [_revision(connection, row) for row in connection.execute(revisions).all()],
         "jobs": [_job(connection, row) for row in connection.execute(jobs).all()],
     }
@@ -67,7 +68,7 @@ def _study(connection: Connection, study_uid: str) -> dict[str, Any]:
 
 def _revision(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     why = sa.select(DECLINES).where(DECLINES.c.revision_id == row.revision_id).order_by(DECLINES.c.model, DECLINES.c.series_instance_uid)
-    keys = ("number", "state", "opened_at", "last_arrival_at", "completed_at", "ended_at", "evidence", "reason")
+    keys = ("number", "state", "opened_at", "last_arrival_at", "completed_at", "ended_at", "evidence", "reason", "warnings")
     return _some(row, keys) | {"declined": [_some(each, ("model", "series_instance_uid", "reason")) for each in connection.execute(why)]}
 
 
@@ -77,6 +78,8 @@ def _job(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     deliveries = sa.select(DELIVERIES).where(DELIVERIES.c.job_id == row.job_id)
     parcel = parcel_in(connection, row.job_id)
     return _some(row, keys) | {
+        # Who told whose results they are, never whose.
+        "patient": (row.patient or {}).get("said"),
         "images": sum(len(uids) for uids in row.inputs.values()),
         "stages": [_some(each, ("stage", "attempt", "started_at", "ended_at", "outcome")) for each in connection.execute(times)],
         "summary": None if parcel is None else parcel.summary,

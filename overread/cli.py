@@ -23,15 +23,20 @@ app = typer.Typer(
 rules = typer.Typer(help="What the routing rules make of a study.", no_args_is_help=True)
 models = typer.Typer(help="The models on the shelf.", no_args_is_help=True)
 ledger = typer.Typer(help="Looking after the ledger.", no_args_is_help=True)
+held = typer.Typer(help="Studies that wait for a human's word.", no_args_is_help=True)
 app.add_typer(rules, name="rules")
 app.add_typer(models, name="models")
 app.add_typer(ledger, name="ledger")
+app.add_typer(held, name="held")
 
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="The settings file; without it ./overread.toml where there is one.", envvar="OVERREAD_CONFIG"),
 ]
 Parent = Annotated[int | None, typer.Option("--parent", hidden=True)]
+By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides; it goes into the audit trail.")]
+Because = Annotated[str, typer.Option("--because", metavar="TEXT", help="Why, without the patient's data: reasons are shown and logged.")]
+StudyUID = Annotated[str, typer.Argument(metavar="STUDY_UID")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of words.")]
 
 
@@ -188,6 +193,30 @@ def archive(
 
     arguments = ["--dir", str(directory), "--ae-title", ae_title, "--port", str(port)]
     raise typer.Exit(small.main([*arguments, *(word for entry in peer or [] for word in ("--peer", entry))]))
+
+
+@held.command("list")
+def held_list(config: Config = None, as_json: AsJson = False) -> None:
+    """List what is held, and why."""
+    from overread.commands import held as command
+
+    command.show(_settings(config), as_json=as_json)
+
+
+@held.command("release")
+def held_release(study: StudyUID, by: By, because: Because, config: Config = None, as_json: AsJson = False) -> None:
+    """Let a held study go on as it is."""
+    from overread.commands import held as command
+
+    command.end(_settings(config), study, (by, because), release=True, as_json=as_json)
+
+
+@held.command("drop")
+def held_drop(study: StudyUID, by: By, because: Because, config: Config = None, as_json: AsJson = False) -> None:
+    """Decline a held study; its files stay until retention takes them."""
+    from overread.commands import held as command
+
+    command.end(_settings(config), study, (by, because), release=False, as_json=as_json)
 
 
 @rules.command("explain")

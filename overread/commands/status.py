@@ -50,11 +50,17 @@ def show_study(console: Console, study: Mapping[str, Any]) -> None:
     console.print(f"study {study['study']}: {study['images']} images in {study['series']} series")
     for revision in study["revisions"]:
         console.print(f"  revision {revision['number']}: {_state(revision)}{_because(revision['evidence'])}")
+        for warning in revision["warnings"] or ():
+            console.print(f"    odd: {escape(warning)}")
         for entry in revision["declined"]:
             console.print(f"    {entry['model']} does not take {entry['series_instance_uid']}: {escape(entry['reason'])}")
+    for entry in study["holds"]:
+        console.print(f"  {escape(_hold(entry))}")
     for job in study["jobs"]:
         console.print(f"  {job['model']} {job['version']}: {_state(job)}, {job['images']} images, {job['mode']}")
         console.print(f"    {', '.join(_stage(entry) for entry in job['stages']) or 'waits for a worker'}")
+        if job["patient"]:
+            console.print(f"    patient: {escape(job['patient'])}")
         for entry in job["deliveries"]:
             sent = "" if entry["sent_at"] is None else f" {entry['sent_at'] - entry['created_at']:.1f} s after it was written"
             console.print(f"    to {entry['destination']}: {_state(entry)}, {entry['sent']} of {entry['objects']} objects sent{sent}")
@@ -72,6 +78,12 @@ def _stage(entry: Mapping[str, Any]) -> str:
     begin, end = entry["started_at"], entry["ended_at"] or time.time()
     how = "" if entry["outcome"] == "done" else f" ({entry['outcome'] or 'runs'})"
     return f"{entry['stage']} {end - begin:.1f} s{how}"
+
+
+def _hold(entry: Mapping[str, Any]) -> str:
+    if entry["outcome"] is None:
+        return f"revision {entry['revision']} waits for a human's word: overread held list"
+    return f"revision {entry['revision']} was {entry['outcome']} by {entry['by_whom']}: {entry['because']}"
 
 
 def _state(row: Mapping[str, Any]) -> str:

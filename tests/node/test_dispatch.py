@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from models.card import ShelvedCard
-from node import dispatch
+from node import dispatch, holds
 from node.archive import Archive
 from node.dispatch import Dispatcher
 from node.errors import Misconfigured
@@ -170,10 +170,12 @@ def test_two_patients_in_one_study_are_held_and_released(dispatcher: Dispatcher,
     instances.index(ledger, [work.image("1.2.3.1.31", header={"PatientID": "P2"})])
     clock.now += 61
     dispatcher.step()
-    (held,) = revisions.in_state(ledger, RevisionState.HELD)
+    dispatcher.wait()
+    assert [entry.study_instance_uid for entry in revisions.in_state(ledger, RevisionState.HELD)] == ["1.2.3"]
     assert jobs.queued(ledger) == []
-    assert revisions.release(ledger, held)
+    holds.release(ledger, "1.2.3", "A. Clerk", "the second ID is a typing error")
     dispatcher.step()
+    dispatcher.wait()
     assert len(jobs.queued(ledger)) == 1
 
 
