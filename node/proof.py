@@ -13,12 +13,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from node import evidence, journal, query
-from node.errors import Refused, Retryable
+from node import evidence, fetch, journal, query
+from node.errors import OverreadError, Refused, Retryable
 from node.evidence import Evidence, Look, Standing
 from node.ledger import Ledger, instances, looks, revisions
 from node.ledger.revisions import Revision
 from node.settings import AssemblySection, Peer, Settings
+from node.spool import Spool
 from node.study import RevisionState
 
 log = journal.get("assembly")
@@ -203,6 +204,21 @@ def whom(known: Sequence[Peer], senders: Sequence[tuple[str, str]]) -> list[str]
     by_title = [peer.name for peer in able if any(peer.ae_title == title for title, _ in senders)]
     by_host = [peer.name for peer in able if any(peer.host == host for _, host in senders)]
     return sorted(by_title or by_host or [peer.name for peer in able])
+
+
+def fetch_rest(settings: Settings, ledger: Ledger, names: Sequence[str], study_uid: str) -> str:
+    """Fetch from each of the peers what lacks of a study's series; gives what came of it in words."""
+    words = []
+    for name in names:
+        try:
+            spool = Spool(settings.data_dir, settings.node.free_disk_min_mb)
+            outcome = fetch.complete_series(settings, ledger, spool, settings.peer(name), study_uid)
+        except OverreadError as error:
+            words.append(error.reason)
+        else:
+            words.append(f"{len(outcome.retrieved)} of {outcome.asked} images came from {name} by {outcome.how}")
+            log.info("revision.fetched", study=study_uid, peer=name, asked=outcome.asked, retrieved=len(outcome.retrieved))
+    return "; ".join(words)
 
 
 def _is_fetching(found: Evidence, wait: Wait) -> bool:
