@@ -5,7 +5,6 @@ Validated at start; the error names the line at fault. Secrets are masked in rep
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tomllib
@@ -28,6 +27,7 @@ from pydantic import (
 from models.card import Condition
 from node.conditions import BadCondition, parse
 from node.errors import Misconfigured
+from node.settings_text import explain, overlay
 
 
 def _ae_title(value: str) -> str:
@@ -41,7 +41,9 @@ def _ae_title(value: str) -> str:
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
-ENVIRONMENT_PREFIX = "OVERREAD_"
+Days = Annotated[float, Field(ge=0)]
+# How work ends, in the order in which images go when the disk fills: first what is safest elsewhere.
+IMAGES_DAYS = {"committed": 7.0, "accepted": 7.0, "dropped": 7.0, "declined": 7.0, "failed": 30.0}
 TIME_LIMITS_S = {"prepare": 600.0, "infer": 1800.0, "compose": 600.0, "deliver": 900.0}
 
 
@@ -144,10 +146,39 @@ class WorkersSection(_Section):
 
 
 class RetentionSection(_Section):
-    """Days that images and parcels stay after their work has ended."""
+    """Days that files stay after their work has ended, and what goes first when the disk fills. Unfinished work always stays.
 
-    images_days: float = Field(default=7, ge=0)
-    parcels_days: float = Field(default=90, ge=0)
+    images_days              of a study, by how its work ended; one number counts for all endings
+    parcels_days             of results; superseded_parcels_days: of those that a newer revision replaced before they were sent
+    work_days                volumes and predictions: to look at what failed
+    rows_days                the index rows of removed images; states, reasons and deliveries stay for good
+    evict_below_mb           free disk below which finished work goes before its days (default: half as much again as free_disk_min_mb)
+    order                    whose images go first then; an ending that is not named keeps its days
+    """
+
+    images_days: Mapping[str, Days] = Field(default_factory=lambda: dict(IMAGES_DAYS))
+    parcels_days: Days = 90
+    superseded_parcels_days: Days = 7
+    work_days: Days = 0
+    rows_days: Days = 30
+    evict_below_mb: int | None = Field(default=None, ge=0)
+    order: tuple[str, ...] = tuple(IMAGES_DAYS)
+
+    @field_validator("images_days", mode="before")
+    @classmethod
+    def _one_number_counts_for_all(cls, given: Any) -> Any:
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            return dict.fromkeys(IMAGES_DAYS, given)
+        return IMAGES_DAYS | dict(given) if isinstance(given, Mapping) else given
+
+    @field_validator("images_days", "order")
+    @classmethod
+    def _every_ending_is_known(cls, given: Any) -> Any:
+        if unknown := set(given) - set(IMAGES_DAYS):
+            raise ValueError(f"no work ends as {', '.join(sorted(unknown))}; it ends as {', '.join(IMAGES_DAYS)}")
+        if len(set(given)) != len(given):
+            raise ValueError("an ending is named twice")
+        return given
 
 
 class ResultsSection(_Section):
@@ -251,6 +282,12 @@ class Settings(_Section):
     rules: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")
+    def _eviction_comes_before_refusal(self) -> Settings:
+        if self.retention.evict_below_mb is not None and self.retention.evict_below_mb < self.node.free_disk_min_mb:
+            raise ValueError("[retention] evict_below_mb is less than [node] free_disk_min_mb: the node would refuse and never make room")
+        return self
+
+    @model_validator(mode="after")
     def _names_resolve(self) -> Settings:
         names = [peer.name for peer in self.peers]
         if len(set(names)) != len(names):
@@ -277,6 +314,12 @@ class Settings(_Section):
         """Give the folder of work files; several hosts share it."""
         return self.workers.work_dir or self.node.data_dir / "work"
 
+    @property
+    def evict_below_bytes(self) -> int:
+        """Give the free disk below which finished work is evicted: before the listener refuses."""
+        given = self.retention.evict_below_mb
+        return (self.node.free_disk_min_mb * 3 // 2 if given is None else given) * 1024**2
+
     def peer(self, name: str) -> Peer:
         """Give the peer of that name; raises Misconfigured."""
         for peer in self.peers:
@@ -302,58 +345,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Misconfigured(f"{path} is not valid TOML: {error}") from error
-    from_environment = _overlay(values, environ)
+    from_environment = overlay(values, environ)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise Misconfigured(_explain(error, path, text, from_environment)) from None
+        raise Misconfigured(explain(error, path, text, from_environment)) from None
     return settings.model_copy(update={"node": settings.node.model_copy(update={"data_dir": settings.node.data_dir.absolute()})})
-
-
-def _overlay(values: dict[str, Any], environ: Mapping[str, str]) -> set[tuple[str, str]]:
-    """Lay OVERREAD_SECTION__KEY over the file's values; a value that parses as JSON is taken as JSON."""
-    touched = set()
-    for name, raw in environ.items():
-        if not name.startswith(ENVIRONMENT_PREFIX) or name == ENVIRONMENT_PREFIX + "CONFIG":
-            continue
-        section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        try:
-            value = json.loads(raw)
-        except ValueError:
-            value = raw
-        if key:
-            values.setdefault(section, {})[key] = value
-        else:
-            values[section] = value
-        touched.add((section, key))
-    return touched
-
-
-def _explain(error: ValidationError, path: Path | None, text: str, from_environment: set[tuple[str, str]]) -> str:
-    lines = []
-    for fault in error.errors(include_url=False, include_input=False):
-        location = tuple(str(part) for part in fault["loc"])
-        name = ".".join(location) or "settings"
-        if location[:2] in from_environment or (*location[:1], "") in from_environment:
-            where = "environment " + ENVIRONMENT_PREFIX + "__".join(location[:2]).upper()
-        else:
-            where = f"{path or 'settings'}{_line_of(text, fault['loc'])}"
-        lines.append(f"{where}: {name}: {fault['msg']}")
-    return "\n".join(lines)
-
-
-def _line_of(text: str, location: tuple[int | str, ...]) -> str:
-    """Find ":line" of a key: its section's header first (the n-th of an array of tables), then the key."""
-    if not location:
-        return ""
-    number = location[1] if len(location) > 1 and isinstance(location[1], int) else 0
-    key = next((part for part in location[1:] if isinstance(part, str)), None)
-    headers = [i for i, line in enumerate(text.splitlines()) if re.match(rf"\s*\[\[?\s*{re.escape(str(location[0]))}\s*[\].]", line)]
-    if number >= len(headers):
-        return ""
-    for i, line in enumerate(text.splitlines()[headers[number] + 1 :], start=headers[number] + 2):
-        if re.match(r"\s*\[", line):
-            break
-        if key is not None and re.match(rf'\s*"?{re.escape(key)}"?\s*=', line):
-            return f":{i}"
-    return f":{headers[number] + 1}"

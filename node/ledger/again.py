@@ -28,13 +28,15 @@ def retry(ledger: Ledger, study_uid: str) -> Restarted:
     now = ledger.clock()
     due = {"submit_after": now, "submissions": 0, "attempt": 0, "lease_until": None, "started_at": None, "reason": None}
     mine = JOBS.c.study_instance_uid == study_uid
-    failed_jobs = sa.update(JOBS).where(mine, JOBS.c.state == JobState.FAILED)
+    # What retention has forgotten cannot be read again: the study must be sent once more.
+    failed_jobs = sa.update(JOBS).where(mine, JOBS.c.state == JobState.FAILED, JOBS.c.images_were.is_(None))
     work = due | {"state": JobState.QUEUED, "stage": Stage.PREPARE, "returns": 0, "not_before": now, "updated_at": now}
     # A delivery that a newer revision stopped is FAILED too, but its job is SUPERSEDED: only a written job's are sent.
     written = sa.select(JOBS.c.job_id).where(mine, JOBS.c.state == JobState.WRITTEN)
     failed_deliveries = sa.update(DELIVERIES).where(DELIVERIES.c.job_id.in_(written), DELIVERIES.c.state == DeliveryState.FAILED)
     sending = due | {"state": DeliveryState.PENDING, "next_at": now, "ended_at": None}
     with ledger.writing() as connection:
+        ledger.lock(connection, [study_uid])
         fenced = failed_jobs.values(**work, submitted_at=None, fence=JOBS.c.fence + 1).returning(JOBS.c.job_id)
         jobs = tuple(connection.execute(fenced).scalars())
         resent = failed_deliveries.values(**sending, fence=DELIVERIES.c.fence + 1).returning(DELIVERIES.c.delivery_id)

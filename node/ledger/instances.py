@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from node.ledger import Ledger
+from node.ledger import Ledger, removal
 from node.ledger.revisions import arrive
 from node.ledger.schema import INSTANCES, PARCEL_OBJECTS
 from node.study import Instance, Series, Study
@@ -103,11 +103,14 @@ def files(ledger: Ledger, study_uid: str) -> list[tuple[int, str]]:
         return [(row.instance_id, row.path) for row in connection.execute(live.order_by(INSTANCES.c.instance_id))]
 
 
-def remove(ledger: Ledger, instance_ids: Sequence[int]) -> None:
-    """Mark files as gone; the rows stay, so that the same study sent again is recognised."""
+def remove(ledger: Ledger, instance_ids: Sequence[int], before: float | None = None) -> None:
+    """Mark files as gone; the rows stay for a while (node/retention.py). One received after `before` is left alone: it came again."""
     for some in _batches(instance_ids):
+        gone = sa.update(INSTANCES).where(INSTANCES.c.instance_id.in_(some))
+        if before is not None:
+            gone = gone.where(INSTANCES.c.received_at <= before)
         with ledger.writing() as connection:
-            connection.execute(sa.update(INSTANCES).where(INSTANCES.c.instance_id.in_(some)).values(removed=True))
+            connection.execute(gone.values(removed=True))
 
 
 def instance_of(row: Row[Any]) -> Instance:
@@ -151,6 +154,7 @@ def _index_batch(ledger: Ledger, connection: Connection, batch: Sequence[Instanc
             connection.execute(sa.update(INSTANCES).where(INSTANCES.c.instance_id == again).values(values))
     if rows:
         connection.execute(sa.insert(INSTANCES), rows)
+    removal.note_patients(ledger, connection, [entry for entry, _, _ in news.values()])
     return len(news)
 
 

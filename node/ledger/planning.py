@@ -34,6 +34,9 @@ def write(connection: Connection, number: int, plan: Plan, now: float) -> int:
             continue
         done += row.state == JobState.WRITTEN
         relink: dict[str, Any] = {"revision": number, "updated_at": now}
+        if row.images_were is not None:
+            relink |= _remembered(job)
+            _link_series(connection, job, series_of)
         if row.provisional:
             relink |= _confirmed(job, row, now) | {"predecessor": _predecessor(connection, job, number, plan)}
         if row.state in _GONE:
@@ -55,6 +58,9 @@ def write_ahead(connection: Connection, number: int, plan: Plan, now: float) -> 
             _link_series(connection, job, series_of)
         elif row.provisional and row.state == JobState.SUPERSEDED:
             again = _fresh(now) | {"revision": number, "updated_at": now}
+            if row.images_were is not None:
+                again |= _remembered(job)
+                _link_series(connection, job, series_of)
             connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job.job_id).values(again))
 
 
@@ -97,7 +103,7 @@ def _create(connection: Connection, job: JobPlan, values: dict[str, Any], now: f
             model=job.model,
             version=job.version,
             card_digest=job.card_digest,
-            inputs={role: list(uids) for role, uids in job.inputs.items()},
+            inputs=_inputs(job),
             mode=job.mode,
             priority=job.priority,
             destinations=list(job.destinations),
@@ -114,6 +120,15 @@ def _link_series(connection: Connection, job: JobPlan, series_of: dict[str, str]
     series = sorted({series_of[uid] for uids in job.inputs.values() for uid in uids if uid in series_of})
     if series:
         connection.execute(sa.insert(JOB_SERIES), [{"job_id": job.job_id, "series_instance_uid": uid} for uid in series])
+
+
+def _inputs(job: JobPlan) -> dict[str, list[str]]:
+    return {role: list(uids) for role, uids in job.inputs.items()}
+
+
+def _remembered(job: JobPlan) -> dict[str, Any]:
+    """Give a job back the list of images that retention forgot: the id says that it is the same."""
+    return {"inputs": _inputs(job), "images_were": None}
 
 
 def _fresh(now: float) -> dict[str, Any]:
@@ -143,12 +158,12 @@ def _revive(connection: Connection, row: Row[Any], now: float) -> dict[str, Any]
     parcel = (PARCELS.c.job_id == row.job_id, PARCELS.c.generation == row.generation)
     if connection.execute(sa.select(PARCELS.c.job_id).where(*parcel)).one_or_none() is None:
         return _fresh(now)
-    unsent = sa.select(DELIVERY_OBJECTS.c.delivery_id).where(DELIVERY_OBJECTS.c.sent_at.is_not(None))
+    sent = sa.exists().where(DELIVERY_OBJECTS.c.delivery_id == DELIVERIES.c.delivery_id, DELIVERY_OBJECTS.c.sent_at.is_not(None))
     stopped = sa.update(DELIVERIES).where(
         DELIVERIES.c.job_id == row.job_id,
         DELIVERIES.c.generation == row.generation,
         DELIVERIES.c.state == DeliveryState.FAILED,
-        DELIVERIES.c.delivery_id.not_in(unsent),
+        ~sent,
     )
     again = {"state": DeliveryState.PENDING, "next_at": now, "submit_after": now, "submissions": 0, "ended_at": None, "reason": None}
     connection.execute(stopped.values(again))

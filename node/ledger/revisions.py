@@ -190,10 +190,10 @@ def _supersede_jobs(connection: Connection, *which: sa.ColumnElement[bool], numb
     """End the live jobs, and the written ones with deliveries of which nothing was sent and nobody is sending."""
     late = f"revision {number} of the study replaces it: images arrived late"
     same_parcel = (DELIVERIES.c.job_id == JOBS.c.job_id, DELIVERIES.c.generation == JOBS.c.generation)
-    started = sa.select(DELIVERY_OBJECTS.c.delivery_id).where(DELIVERY_OBJECTS.c.sent_at.is_not(None))
+    started = sa.exists().where(DELIVERY_OBJECTS.c.delivery_id == DELIVERIES.c.delivery_id, DELIVERY_OBJECTS.c.sent_at.is_not(None))
     out = sa.exists().where(
         *same_parcel,
-        sa.or_(DELIVERIES.c.state != DeliveryState.PENDING, DELIVERIES.c.lease_until > now, DELIVERIES.c.delivery_id.in_(started)),
+        sa.or_(DELIVERIES.c.state != DeliveryState.PENDING, DELIVERIES.c.lease_until > now, started),
     )
     unsent = sa.and_(JOBS.c.state == JobState.WRITTEN, sa.exists().where(*same_parcel), ~out)
     rows = connection.execute(sa.select(JOBS).where(*which, sa.or_(JOBS.c.state.in_(_LIVE), unsent))).all()

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 
 VERSION = 2
@@ -55,6 +56,10 @@ INSTANCES = Table(
     UniqueConstraint("sop_instance_uid", "sha256"),
     Index("instances_by_study", "study_instance_uid", "series_instance_uid"),
 )
+# Which studies have files, and which only rows: retention walks these, never the whole table.
+_HERE, _GONE = ~INSTANCES.c.removed, INSTANCES.c.removed == true()
+Index("instances_here", INSTANCES.c.study_instance_uid, INSTANCES.c.received_at, sqlite_where=_HERE, postgresql_where=_HERE)
+Index("instances_gone", INSTANCES.c.study_instance_uid, sqlite_where=_GONE, postgresql_where=_GONE)
 
 REVISIONS = Table(
     "revisions",
@@ -82,6 +87,9 @@ REVISIONS = Table(
     Column("reason", Text),
     # What is odd but no reason to hold it, in sentences.
     Column("warnings", JSON(none_as_null=True)),
+    # On the newest: what the index counted before retention forgot its rows.
+    Column("images_were", Integer),
+    Column("series_were", Integer),
     UniqueConstraint("study_instance_uid", "number"),
     Index("revisions_by_state", "state", "last_arrival_at"),
 )
@@ -147,9 +155,12 @@ JOBS = Table(
     Column("predecessor", JSON(none_as_null=True)),
     # Whose results they are, as asked of the archive just before the first compose (node/demographics.py); first write wins.
     Column("patient", JSON(none_as_null=True)),
+    # How many images `inputs` named before retention forgot them; the id still stands for them.
+    Column("images_were", Integer),
     Index("jobs_by_study", "study_instance_uid"),
     Index("jobs_to_submit", "state", "submit_after"),
-    Index("jobs_by_lease", "state", "lease_until"),
+    # RUNNING ones are few; those that ended are counted and listed by when they did.
+    Index("jobs_by_state", "state", "updated_at"),
 )
 
 JOB_SERIES = Table(
@@ -228,6 +239,7 @@ DELIVERIES = Table(
     UniqueConstraint("job_id", "generation", "destination"),
     ForeignKeyConstraint(["job_id", "generation"], ["parcels.job_id", "parcels.generation"]),
     Index("deliveries_to_submit", "state", "submit_after"),
+    Index("deliveries_by_end", "state", "ended_at"),
 )
 
 DELIVERY_OBJECTS = Table(
@@ -263,4 +275,13 @@ NOTICES = Table(
     Column("calling_ae", String(16), nullable=False),
     Column("received_at", Float, nullable=False),
     Column("series", JSON, nullable=False),
+)
+
+# Whose studies are here, by a key made of the patient ID: a patient's studies can be found and purged without keeping the ID.
+PATIENTS = Table(
+    "patients",
+    METADATA,
+    Column("study_instance_uid", String(64), primary_key=True),
+    Column("patient_key", String(32), primary_key=True, index=True),
+    Column("issuer", String(64), primary_key=True),
 )
