@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,9 +51,11 @@ class Server:
 @contextlib.contextmanager
 def running(server: Server) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server; on the way out end it and all it started."""
+    # Where this process is killed, the kernel ends the server.
+    leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     with server.log.open("ab") as log:
         process = subprocess.Popen(
-            list(server.command),
+            [*leash, *server.command],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
