@@ -143,7 +143,9 @@ def _stranded(parts: Sequence[InputPart], fits: By) -> dict[str, str]:
 
 
 def _sentence(by_role: Mapping[str, Misfit]) -> str:
-    """Join why a series fits no role: roles that fail for the same fact are told once, with all they would take."""
+    """Say why a series fits no role, by the roles it came nearest to; one fact is told once, with all they would take."""
+    far = max(misfit.far for misfit in by_role.values())
+    by_role = {role: misfit for role, misfit in by_role.items() if misfit.far == far}
     facts: dict[str, list[str]] = {}
     for misfit in by_role.values():
         facts.setdefault(misfit.what, []).extend(misfit.takes)

@@ -6,8 +6,9 @@ Every answer "no" is a sentence for a technologist, without patient data.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -102,10 +103,11 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Misfit:
-    """Why a series, or all its images, is not taken: what it is, and what would be taken instead."""
+    """Why a series is not taken: what it is, and what would be taken instead; `far` is how many checks it passed before."""
 
     what: str
     takes: tuple[str, ...] = ()
+    far: int = 0
 
     @property
     def sentence(self) -> str:
@@ -127,12 +129,22 @@ def judge(series: Series, accept: Accept) -> Fit | Misfit:
     members = _of_view(tuple(entry for entry in series.instances if not excluded & image_types(entry)), accept)
     if not members:
         found = sorted(excluded & image_types(series.instances[0]))
-        return Misfit(what=f"its images are of type {', '.join(found)}")
+        return Misfit(what=f"its images are of type {', '.join(found)}", far=1)
     stack, found_traits = measure(members), traits.read(members)
-    first = members[0]
-    misfit = _purpose(first, accept) or _text(first, accept) or _traits(found_traits, accept, framed=stack.framed)
-    misfit = misfit or _conditions(first, accept) or _counts(stack, accept, "slice" if modality in VOLUMES else "image")
-    return misfit or Fit(series=series, instances=members, stack=stack, traits=found_traits)
+    first, unit = members[0], "slice" if modality in VOLUMES else "image"
+    checks: tuple[Callable[[], Misfit | None], ...] = (
+        lambda: _purpose(first, accept),
+        lambda: _text(first, accept),
+        lambda: _region(found_traits, accept),
+        *(partial(_trait, found_traits, accept, key, framed=stack.framed) for key in TRAITS),
+        lambda: _conditions(first, accept),
+        lambda: _counts(stack, accept, unit),
+    )
+    for far, check in enumerate(checks, start=2):
+        misfit = check()
+        if misfit is not None:
+            return replace(misfit, far=far)
+    return Fit(series=series, instances=members, stack=stack, traits=found_traits)
 
 
 def _of_view(images: tuple[Instance, ...], accept: Accept) -> tuple[Instance, ...]:
@@ -224,19 +236,25 @@ def _text(first: Instance, accept: Accept) -> Misfit | None:
     return None
 
 
-def _traits(found: Traits, accept: Accept, *, framed: bool) -> Misfit | None:
+def _region(found: Traits, accept: Accept) -> Misfit | None:
+    """Compare the body regions; one that both name is enough."""
+    if not accept.region or (found.regions or {traits.UNKNOWN}) & set(accept.region):
+        return None
+    shown = either([f"the {region}" for region in sorted(found.regions)], "and")
+    what = f"it shows {shown}" if shown else "its header names no body region"
+    return Misfit(what=what, takes=tuple(f"the {region}" for region in accept.region if region != traits.UNKNOWN))
+
+
+def _trait(found: Traits, accept: Accept, key: str, *, framed: bool) -> Misfit | None:
     """Compare what the series is with what the card takes; "unknown" only where the card lists it."""
-    if accept.region and not (found.regions or {traits.UNKNOWN}) & set(accept.region):
-        what = f"it shows {either(sorted(map(_name, found.regions)), 'and')}" if found.regions else "its header names no body region"
-        return Misfit(what=what, takes=tuple(map(_name, accept.region)))
-    for key, (known, unknown) in TRAITS.items():
-        value, wanted = str(getattr(found, key)), tuple(map(str, getattr(accept, key)))
-        if framed and key == "orientation" and value == traits.UNKNOWN:
-            continue
-        if wanted and value.upper() not in {word.upper() for word in wanted}:
-            what = unknown if value == traits.UNKNOWN else known.format(_name(value))
-            return Misfit(what=what, takes=tuple(_name(word) for word in wanted if word != traits.UNKNOWN))
-    return None
+    value, wanted = str(getattr(found, key)), tuple(map(str, getattr(accept, key)))
+    if not wanted or value.upper() in {word.upper() for word in wanted}:
+        return None
+    if framed and key == "orientation" and value == traits.UNKNOWN:
+        return None
+    known, unknown = TRAITS[key]
+    what = unknown if value == traits.UNKNOWN else known.format(NAMES.get(value, value))
+    return Misfit(what=what, takes=tuple(NAMES.get(word, word) for word in wanted if word != traits.UNKNOWN))
 
 
 def _conditions(first: Instance, accept: Accept) -> Misfit | None:
@@ -246,10 +264,6 @@ def _conditions(first: Instance, accept: Accept) -> Misfit | None:
             wanted = " ".join((condition.op.replace("-", " "), either(condition.value))).strip()
             return Misfit(what=f"the model asks that {condition.tag} {wanted}, which does not hold here")
     return None
-
-
-def _name(value: str) -> str:
-    return NAMES.get(value, value)
 
 
 def _counts(stack: Stack, accept: Accept, unit: str) -> Misfit | None:

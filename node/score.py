@@ -106,7 +106,9 @@ def _earn(fit: Fit, score: Score) -> Sequence[Earned]:
         earned.append(Earned(key="image_type", points=math.fsum(found.values()), said="/".join(found) or "another"))
     if score.description:
         found = {word: points for word, points in score.description.items() if wording.says(fit.traits.text, (wording.phrase(word),))}
-        earned.append(Earned(key="description", points=math.fsum(found.values()), said=" and ".join(map(repr, found)) or "no such word"))
+        earned.append(
+            Earned(key="description", points=math.fsum(found.values()), said=" and ".join(map(repr, found)) or "none of the card's words")
+        )
     if score.slice_spacing_mm is not None:
         spacing = fit.stack.slice_spacing_mm
         away = math.inf if spacing is None else abs(spacing - score.slice_spacing_mm.best)

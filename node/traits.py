@@ -129,6 +129,8 @@ def _sequence(header: Mapping[str, Any], own: str) -> str:
     if "ADC" in types or "ADC_UNSPECIFIED" in types:
         return "adc"
     for text in (own, wording.normal(_text(header, "ProtocolName")), wording.normal(_text(header, "SequenceName"))):
+        if wording.says(text, wording.T1_FLAIR):
+            return "t1"
         if named := wording.first(text, wording.SEQUENCE):
             return named
     if "DIFFUSION" in types or _number(header, "DiffusionBValue"):
@@ -188,8 +190,7 @@ def _view(header: Mapping[str, Any], own: str) -> str:
     position = _text(header, "ViewPosition").upper()
     if position:
         return position
-    named = re.search(r" (?:[rl](?=cc |mlo |ml |lm ))?(cc|mlo|ml|lm|pa|ap|ll|lat) ", own)
-    return named[1].upper() if named else UNKNOWN
+    return wording.first(own, wording.VIEW) or UNKNOWN
 
 
 def _laterality(header: Mapping[str, Any], own: str) -> str:

@@ -82,7 +82,8 @@ SEQUENCE: Words = {
         "edwi*", "ssh dwi*"),
     "perfusion": ("perf*", "dsc*", "dce*", "asl*", "pwi*", "pcasl*"),
     "functional": ("bold*", "fmri*", "rest fmri*", "resting*"),
-    "swi": ("swi*", "swan*", "svenbold*", "venbold*", "hemo*", "t2star*", "t2 star*", "t2*s", "mag images", "t2etoile*", "t2 etoile*"),
+    "swi": ("swi*", "swan*", "svenbold*", "venbold*", "hemo*", "t2star*", "t2 star*", "t2*s", "t2w ffe*", "t2 ffe*",
+            "mag images", "t2etoile*", "t2 etoile*"),
     "angio": ("tof*", "angio*", "mra*", "mrv*", "pcmr*", "venc*", "pca*", "trance*"),
     "flair": ("flair*", "tirm dark*", "dark fl*", "darkfluid*", "spc da fl*"),
     "t2": ("t2*", "tse2d*", "haste*", "ciss*", "fiesta*", "trufi*", "stir*", "tirm*", "drive*", "space t2*", "frfse*", "ssfse*"),
@@ -90,6 +91,8 @@ SEQUENCE: Words = {
     "t1": ("t1*", "mprage*", "mp rage*", "bravo*", "fspgr*", "spgr*", "tfl3d*", "vibe*", "3d tfe*", "thrive*", "lava*",
         "flash*", "mp2rage*"),
 }  # fmt: skip
+# Named like FLAIR, weighted like T1.
+T1_FLAIR = ("t1 flair*", "t1flair*", "t1w flair*", "t1w ir*")
 KERNEL: Words = {
     "sharp": (
         "bone*", "lung", "lungs", "lungenfenster*", "lungenkern*", "lungenfilter*", "lunge", "knochen*", "knochenfenster*", "os", "osseux*",
@@ -102,6 +105,15 @@ KERNEL: Words = {
         "stnd*", "mou", "filtre mou", "weich*", "blando*", "brain*", "hirn*",
     ),
 }  # fmt: skip
+VIEW: Words = {
+    "CC": ("cc", "rcc", "lcc"),
+    "MLO": ("mlo", "rmlo", "lmlo"),
+    "ML": ("ml", "rml", "lml"),
+    "LM": ("lm", "rlm", "llm"),
+    "LAT": ("lat", "lateral*", "seitl*", "profil*", "perfil*", "ll"),
+    "PA": ("pa",),
+    "AP": ("ap", "bedside*", "liegend*", "couche*"),
+}
 SIDE: Words = {
     "L": ("l", "lcc", "lmlo", "left", "links", "linke*", "gauche*", "izquierd*"),
     "R": ("r", "rcc", "rmlo", "right", "rechts", "rechte*", "droit*", "derech*"),
