@@ -66,6 +66,16 @@ class Grid:
         """Give the volume of one voxel, right for sheared grids too."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
+    @property
+    def between_planes_mm(self) -> float:
+        """Give the distance of two z planes along their normal; less than spacing_mm[0] where the grid is sheared.
+
+        Example: steps of (0, 1.27, 3.79) mm between planes with the normal (0, 0, 1): 3.79 mm, where spacing_mm[0] is 4.
+        """
+        normal = np.cross(np.asarray(self.axes[2], dtype=float), np.asarray(self.axes[1], dtype=float))
+        along = float(abs(np.asarray(self.axes[0], dtype=float) @ normal) / np.linalg.norm(normal))
+        return self.spacing_mm[0] if self.is_orthogonal() else self.spacing_mm[0] * along
+
     def to_world_mm(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
         """Take (n, 3) fractional (z, y, x) indices to (n, 3) LPS millimetres."""
         matrix = self.affine

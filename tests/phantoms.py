@@ -71,7 +71,6 @@ FAULTY = {
     "two-missing-slices": (replace(SMALL, missing=(10, 11)), "slice"),
     "doubled-slice": (replace(SMALL, doubled=(7,)), "position"),
     "two-acquisitions": (replace(SMALL, acquisitions=2), "acquisition"),
-    "tilted-gantry": (replace(SMALL, tilt_degrees=18.5), "tilt"),
 }
 
 

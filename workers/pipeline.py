@@ -9,24 +9,25 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydicom.dataset import Dataset
-
 from models import card as cards
+from models import tilt
 from models.card import BadCard, ShelvedCard
 from models.vocabulary import Prediction, Volume
-from node import journal, routing
+from node import demographics, holds, journal, routing
 from node.errors import Misconfigured, Refused, Retryable
 from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
+from node.ledger.holds import Finding
 from node.settings import Settings
 from node.study import Job, JobState, Parcel, ParcelObject, Stage
-from workers import folder, gpu, workspace
+from workers import correction, folder, frames, gpu, workspace
+from workers.frames import Origin
 
 if TYPE_CHECKING:
-    from workers.results import ComposedObject  # highdicom takes seconds to import
+    from workers.results import ComposedObject, ComposeRequest  # highdicom takes seconds to import
 
 log = journal.get("pipeline")
 Guard = Callable[[], None]
@@ -72,9 +73,9 @@ def prepare(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     """Files -> volumes on the shelf."""
     job = claim.job
     shelved = _card_of(context, job)
-    volumes, sources = read_volumes(shelved, {role: _paths(context, uids) for role, uids in job.inputs.items()})
+    volumes, origin = read_volumes(shelved, {role: _paths(context, uids) for role, uids in job.inputs.items()})
     guard()
-    workspace.save_volumes(_shelf(context, claim), volumes, sources)
+    workspace.save_volumes(_shelf(context, claim), volumes, origin)
     guard()
     return _advance(context, claim, Stage.INFER)
 
@@ -83,7 +84,7 @@ def infer(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     """Volumes -> prediction on the shelf, on one device that is ours alone meanwhile."""
     shelved = _card_of(context, claim.job)
     place = _shelf(context, claim)
-    volumes, _sources = workspace.load_volumes(place)
+    volumes, _origin = workspace.load_volumes(place)
     names = gpu.devices(context.settings.workers.devices)
     with gpu.lease(context.settings.data_dir / "run", names, context.settings.workers.time_limit_s[Stage.INFER]) as device:
         guard()
@@ -99,19 +100,18 @@ def compose(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     from workers import results  # noqa: PLC0415 -- highdicom takes seconds to import
 
     job = claim.job
+    patient = demographics.settle(context.settings, context.ledger, claim)
+    if isinstance(patient, Finding):
+        holds.stop(context.ledger, claim, patient)
+        return ()
+    guard()
     shelved = _card_of(context, job)
     place = _shelf(context, claim)
-    volumes, sources = workspace.load_volumes(place)
+    volumes, origin = workspace.load_volumes(place)
+    files = dict(zip(origin.images, _paths(context, origin.images), strict=True))
     prediction = workspace.load_prediction(place)
-    request = results.ComposeRequest(
-        job=job,
-        card=shelved,
-        prediction=prediction,
-        volume=volumes[shelved.card.reference_role],
-        sources=_headers(_paths(context, sources)),
-        settings=context.settings.results,
-    )
-    composed, summary = results.compose(request)
+    request = _request((job, shelved, prediction), volumes, origin, files, context.settings)
+    composed, summary = results.compose(replace(request, sources=correction.apply(request.sources, patient)))
     guard()
     parcel = _keep(context, job, composed, summary)
     guard()
@@ -146,16 +146,9 @@ def run(shelved: ShelvedCard, source: Path, out: Path, settings: Settings) -> Ra
 
     job, files = _job_for(shelved, source)
     by_role = {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()}
-    volumes, sources = read_volumes(shelved, by_role)
+    volumes, origin = read_volumes(shelved, by_role)
     prediction = predict(shelved, volumes, gpu.devices(settings.workers.devices)[0])
-    request = results.ComposeRequest(
-        job=job,
-        card=shelved,
-        prediction=prediction,
-        volume=volumes[shelved.card.reference_role],
-        sources=_headers([files[uid] for uid in sources]),
-        settings=settings.results,
-    )
+    request = _request((job, shelved, prediction), volumes, origin, files, settings)
     composed, summary = results.compose(request)
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -196,20 +189,24 @@ def _job_for(shelved: ShelvedCard, source: Path) -> tuple[Job, dict[str, Path]]:
     raise Refused("no series fits this model: " + "; ".join(dict.fromkeys(reasons)))
 
 
-def read_volumes(shelved: ShelvedCard, files: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Volume], tuple[str, ...]]:
-    """Read one volume a role, and the reference role's SOP Instance UIDs in z order; raises Refused."""
+def read_volumes(shelved: ShelvedCard, files: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Volume], Origin]:
+    """Read one volume a role, and what the reference role's was made of; raises Refused."""
     from workers import load  # noqa: PLC0415
 
     loaded = {role: load.load(paths) for role, paths in files.items()}
-    sources = tuple(str(header.SOPInstanceUID) for header in loaded[shelved.card.reference_role].sources)
-    return {role: entry.volume for role, entry in loaded.items()}, sources
+    return {role: entry.volume for role, entry in loaded.items()}, loaded[shelved.card.reference_role].origin
 
 
 def predict(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str) -> Prediction:
-    """Run the model on that device; raises Unfit, Retryable, BadCard."""
+    """Run the model on that device; raises Unfit, Retryable, BadCard.
+
+    A model sees upright volumes only; the slices of a tilted gantry are moved by whole pixels, and its marks moved back.
+    """
     model = gpu.warm(shelved, device)
+    upright = {role: tilt.upright(volume) for role, volume in volumes.items()}
     with gpu.memory_bounds(device):
-        return model.predict(volumes, lambda _part: None)
+        prediction = model.predict(upright, lambda _part: None)
+    return tilt.back(prediction, volumes[shelved.card.reference_role].grid)
 
 
 def _advance(context: Context, claim: jobs.Claim, stage: Stage) -> Following:
@@ -239,10 +236,28 @@ def _shelf(context: Context, claim: jobs.Claim) -> workspace.Shelf:
     return workspace.Shelf(root=context.settings.work_dir, job_id=job.job_id, generation=job.generation, fence=claim.fence)
 
 
-def _headers(paths: Sequence[Path]) -> tuple[Dataset, ...]:
-    from workers import load  # noqa: PLC0415
+def _request(
+    done: tuple[Job, ShelvedCard, Prediction],
+    volumes: Mapping[str, Volume],
+    origin: Origin,
+    files: Mapping[str, Path],
+    settings: Settings,
+) -> ComposeRequest:
+    """Give compose what it needs; `files` by SOP Instance UID."""
+    from workers import results  # noqa: PLC0415
 
-    return tuple(load.headers(paths))
+    job, shelved, prediction = done
+    return results.ComposeRequest(
+        job=job,
+        card=shelved,
+        prediction=prediction,
+        volume=volumes[shelved.card.reference_role],
+        sources=tuple(frames.headers(origin.sources, files)),
+        settings=settings.results,
+        frames=tuple(source.frame for source in origin.sources) if any(source.frame for source in origin.sources) else (),
+        given=origin.given,
+        remark=origin.remark,
+    )
 
 
 def _keep(context: Context, job: Job, composed: Sequence[ComposedObject], summary: str) -> Parcel:

@@ -1,4 +1,4 @@
-"""Pixel data of single-frame images to a calibrated stack."""
+"""Pixel data of images and of frames to a calibrated stack."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import imagecodecs
 import numpy as np
@@ -102,7 +102,9 @@ def calibration(header: Dataset) -> Calibration:
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
     if header.Modality == "CT" and (slope is None or intercept is None):
         raise Refused("The CT has no rescale slope and intercept, so its values are not Hounsfield units.")
-    if header.Modality == "CT" and str(header.get("RescaleType") or "HU").strip() not in {"HU", "US"}:
+    # In an enhanced CT (class ...1.2.1, ...1.2.2) US says that it is no attenuation: a perfusion map. Ref: PS3.3 C.8.15.3.10
+    units = {"HU"} if str(header.get("SOPClassUID", "")).startswith("1.2.840.10008.5.1.4.1.1.2.") else {"HU", "US"}
+    if header.Modality == "CT" and str(header.get("RescaleType") or "HU").strip() not in units:
         raise Refused("The CT's values are rescaled to another unit than Hounsfield units.")
     slope, intercept = float(slope if slope is not None else 1), float(intercept if intercept is not None else 0)
     if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
@@ -127,8 +129,8 @@ def _padding(header: Dataset) -> tuple[int, int] | None:
     return min(ends), max(ends)
 
 
-def stored_values(dataset: Dataset) -> NDArray[Any]:
-    """Decode one frame to its stored values (rows, columns), unused bits cleared; raises Refused.
+def stored_values(dataset: Dataset, frame: int = 1) -> NDArray[Any]:
+    """Decode one frame, counted from 1, to its stored values (rows, columns), unused bits cleared; raises Refused.
 
     Ref: PS3.3 C.7.6.3.1, PS3.5 8.1.1
     """
@@ -141,11 +143,12 @@ def stored_values(dataset: Dataset) -> NDArray[Any]:
     shape = (int(dataset.Rows), int(dataset.Columns))
     if _is_plain(dataset):
         kind = np.dtype(f"<{'i' if signed else 'u'}{bits // 8}")
-        if len(dataset.PixelData) < shape[0] * shape[1] * kind.itemsize:
+        size = shape[0] * shape[1] * kind.itemsize
+        if len(dataset.PixelData) < size * frame:
             raise Refused("An image's pixel data is shorter than its rows and columns ask for.")
-        values = np.frombuffer(dataset.PixelData, dtype=kind, count=shape[0] * shape[1]).reshape(shape)
+        values = np.frombuffer(dataset.PixelData, dtype=kind, count=shape[0] * shape[1], offset=size * (frame - 1)).reshape(shape)
     else:
-        values = _decompressed(dataset, np.dtype(f"{'i' if signed else 'u'}{bits // 8}"))
+        values = _decompressed(dataset, frame, np.dtype(f"{'i' if signed else 'u'}{bits // 8}"))
     if values.shape != shape:
         raise Refused("An image's pixel data does not have the rows and columns it claims.")
     if used < bits and high >= used - 1:
@@ -156,15 +159,18 @@ def stored_values(dataset: Dataset) -> NDArray[Any]:
     return values
 
 
-def _decompressed(dataset: Dataset, kind: np.dtype[Any]) -> NDArray[Any]:
+def _decompressed(dataset: Dataset, frame: int, kind: np.dtype[Any]) -> NDArray[Any]:
     """Decode an encapsulated or big endian frame into the container its header names.
 
     A codestream may call signed values unsigned and the other way round; the bits are the same, and the header counts.
     """
     codec = _CODECS.get(UID(dataset.file_meta.TransferSyntaxUID))
     if codec is None:
-        return pixel_array(dataset)
-    decoded: NDArray[Any] = getattr(imagecodecs, codec)(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        return pixel_array(dataset, index=frame - 1)
+    offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths) if "ExtendedOffsetTable" in dataset else None
+    count = int(dataset.get("NumberOfFrames") or 1)
+    stream = get_frame(dataset.PixelData, frame - 1, number_of_frames=count, extended_offsets=offsets)
+    decoded: NDArray[Any] = getattr(imagecodecs, codec)(stream)
     if decoded.dtype.kind not in "iu" or decoded.dtype.itemsize > kind.itemsize:
         raise Refused("An image's compressed pixels are of another depth than its header says.")
     return decoded.astype(f"{decoded.dtype.kind}{kind.itemsize}", copy=False).view(kind)
@@ -179,27 +185,40 @@ def _is_plain(dataset: Dataset) -> bool:
     return syntax.is_transfer_syntax and not syntax.is_compressed and syntax != ExplicitVRBigEndian
 
 
-def decode(paths: Sequence[Path], headers: Sequence[Dataset]) -> Stack:
-    """Decode and calibrate single-frame images of one size, in the order given; raises Refused.
+class Located(Protocol):
+    """A frame: its file, its header, and its number there, None in a file that holds no other."""
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def header(self) -> Dataset: ...  # noqa: D102
+    @property
+    def number(self) -> int | None: ...  # noqa: D102
+
+
+def decode(frames: Sequence[Located]) -> Stack:
+    """Decode and calibrate frames of one size, in the order given, reading each file once; raises Refused.
 
     int16 where that is exact, else int32, else float32. CT padding becomes air; elsewhere padding becomes the darkest
     value. MONOCHROME1 of a modality without absolute values is inverted, so that bright is bright.
     """
-    rules = [calibration(header) for header in headers]
-    shape = (len(paths), int(headers[0].Rows), int(headers[0].Columns))
-    stack: Any = np.empty(shape, dtype=_kind(headers, rules))
-    outside: list[NDArray[np.bool_] | None] = []
-    for index, (path, rule) in enumerate(zip(paths, rules, strict=True)):
-        try:
-            with quiet():
-                values = stored_values(read(path, pixels=True))
-        except UNREADABLE:
-            raise Refused("An image's pixel data cannot be decoded; the file is damaged or its compression is not known.") from None
-        outside.append(_calibrate(values, rule, stack[index]))
-    if headers[0].Modality == "CT":
+    first = frames[0].header
+    rules = [calibration(frame.header) for frame in frames]
+    stack: Any = np.empty((len(frames), int(first.Rows), int(first.Columns)), dtype=_kind([frame.header for frame in frames], rules))
+    outside: list[NDArray[np.bool_] | None] = [None] * len(frames)
+    for path in dict.fromkeys(frame.path for frame in frames):
+        dataset = read(path, pixels=True)
+        for index in (index for index, frame in enumerate(frames) if frame.path == path):
+            try:
+                with quiet():
+                    values = stored_values(dataset, frames[index].number or 1)
+            except UNREADABLE:
+                raise Refused("An image's pixel data cannot be decoded; the file is damaged or its compression is not known.") from None
+            outside[index] = _calibrate(values, rules[index], stack[index])
+    if first.Modality == "CT":
         _fill_with_air(stack, rules, outside)
     else:
-        _fill_with_darkest(stack, outside, inverted=headers[0].PhotometricInterpretation == "MONOCHROME1")
+        _fill_with_darkest(stack, outside, inverted=first.PhotometricInterpretation == "MONOCHROME1")
     checked: Stack = stack
     return checked
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from models.vocabulary import Box, Finding, Grid, Prediction, Volume
 from node.study import Job
+from workers.frames import Origin, Source
 
 META = "meta.json"
 Array = NDArray[Any]
@@ -91,20 +92,22 @@ class Shelf:
         return [self.root / self.job_id / str(fence) for fence in sorted(fences, reverse=True) if fence <= self.fence]
 
 
-def save_volumes(place: Shelf, volumes: Mapping[str, Volume], sources: Sequence[str]) -> None:
-    """Keep one volume a role; `sources` are the reference series' SOP Instance UIDs in z order."""
+def save_volumes(place: Shelf, volumes: Mapping[str, Volume], origin: Origin) -> None:
+    """Keep one volume a role, and what the reference role's was made of."""
     facts = {role: {"grid": asdict(volume.grid), "unit": volume.unit, "modality": volume.modality} for role, volume in volumes.items()}
-    place.save("volumes", {role: volume.array for role, volume in volumes.items()}, {"roles": facts, "sources": list(sources)})
+    place.save("volumes", {role: volume.array for role, volume in volumes.items()}, {"roles": facts, "origin": asdict(origin)})
 
 
-def load_volumes(place: Shelf) -> tuple[dict[str, Volume], tuple[str, ...]]:
+def load_volumes(place: Shelf) -> tuple[dict[str, Volume], Origin]:
     """Read what save_volumes kept; raises LostWork."""
     arrays, facts = place.load("volumes")
     volumes = {
         role: Volume(array=arrays[role], grid=_grid(entry["grid"]), unit=entry["unit"], modality=entry["modality"])
         for role, entry in facts["roles"].items()
     }
-    return volumes, tuple(facts["sources"])
+    origin = facts["origin"]
+    sources = tuple(Source(**source) for source in origin["sources"])
+    return volumes, Origin(sources=sources, given=origin["given"], remark=origin["remark"])
 
 
 def save_prediction(place: Shelf, prediction: Prediction) -> None:

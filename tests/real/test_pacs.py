@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from overread.sample import Scan, Truth
 from tests import phantoms
@@ -133,13 +134,19 @@ def test_a_real_head_ct_is_kept_and_declined_by_every_model(pacs: Site) -> None:
     assert len(list((pacs.node.data_dir / "incoming").rglob("*.dcm"))) >= len(files)
 
 
-def test_a_tilted_chest_is_declined_with_its_reason(pacs: Site, tmp_path: Path) -> None:
-    """A chest CT that fits a model but for its tilted gantry gets no result, and the reason names the tilt."""
-    truth = phantoms.thorax(tmp_path / "tilted", Scan(tilt_degrees=12.0, slices=60, nodules_mm=()))
-    dcmtk.dcmsend(pacs.node.port, tmp_path / "tilted")
+def test_an_unevenly_spaced_chest_is_declined_with_its_reason(pacs: Site, tmp_path: Path) -> None:
+    """A chest CT that fits a model but for its uneven slices gets no result, and the reason names the gaps."""
+    truth = phantoms.thorax(tmp_path / "uneven", Scan(slices=60, nodules_mm=()))
+    phantoms.rewrite(truth.files, _raised, only=tuple(range(0, 60, 2)))
+    dcmtk.dcmsend(pacs.node.port, tmp_path / "uneven")
     pacs.until(truth.study_instance_uid, "DECLINED", seconds=120)
-    assert "tilt" in json.dumps(pacs.node.status(truth.study_instance_uid)["jobs"])
+    assert "unevenly spaced" in json.dumps(pacs.node.status(truth.study_instance_uid)["jobs"])
     assert pacs.archive.find(truth.study_instance_uid) == []
+
+
+def _raised(image: Dataset) -> None:
+    x, y, z = (float(part) for part in image.ImagePositionPatient)
+    image.ImagePositionPatient = [x, y, z + 1.0]
 
 
 def test_a_compressed_ct_is_kept_verbatim_and_answered(pacs: Site, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from models.vocabulary import Box, Finding, Grid, Prediction, Volume
 from node.study import Job, JobState, Mode, Stage
 from workers import workspace
+from workers.frames import Origin, Source
 
 GRID = Grid(shape=(2, 3, 4), origin_mm=(10.5, -20.25, 30.125), axes=((0, 0, 1), (0, 1, 0), (1, 0, 0)), spacing_mm=(2.5, 0.7, 0.7))
 JOB = Job(
@@ -30,6 +31,7 @@ JOB = Job(
     fence=7,
     created_at=0.0,
 )
+ORIGIN = Origin(sources=(Source(sop_instance_uid="1.2", frame=7), Source(sop_instance_uid="1.1")), given=4, remark="echo 1")
 
 
 def shelf(root: Path, fence: int = 7, generation: int = 2) -> workspace.Shelf:
@@ -58,9 +60,9 @@ def prediction() -> Prediction:
 
 def test_volumes_come_back_to_the_last_bit(tmp_path: Path) -> None:
     """A volume, its grid and its sources' order read back as they were written."""
-    workspace.save_volumes(shelf(tmp_path), {"ct": volume()}, ["1.2", "1.1"])
-    volumes, sources = workspace.load_volumes(shelf(tmp_path, fence=9))
-    assert sources == ("1.2", "1.1")
+    workspace.save_volumes(shelf(tmp_path), {"ct": volume()}, ORIGIN)
+    volumes, origin = workspace.load_volumes(shelf(tmp_path, fence=9))
+    assert origin == ORIGIN
     assert volumes["ct"].grid == GRID
     assert volumes["ct"].array.dtype == np.int16
     assert np.array_equal(volumes["ct"].array, volume().array)
@@ -82,8 +84,8 @@ def test_a_prediction_comes_back_to_the_last_bit(tmp_path: Path) -> None:
 def test_the_newest_fence_is_read_and_a_later_claims_file_is_not(tmp_path: Path) -> None:
     """A stage reads what the newest claim up to its own wrote, never a younger claim's or another generation's."""
     for fence, fill in ((1, 10), (3, 30), (8, 80)):
-        workspace.save_volumes(shelf(tmp_path, fence), {"ct": volume(fill)}, [])
-    workspace.save_volumes(shelf(tmp_path, 5, generation=1), {"ct": volume(50)}, [])
+        workspace.save_volumes(shelf(tmp_path, fence), {"ct": volume(fill)}, ORIGIN)
+    workspace.save_volumes(shelf(tmp_path, 5, generation=1), {"ct": volume(50)}, ORIGIN)
     volumes, _ = workspace.load_volumes(shelf(tmp_path, fence=7))
     assert volumes["ct"].array.flat[0] == 30
 
@@ -91,7 +93,7 @@ def test_the_newest_fence_is_read_and_a_later_claims_file_is_not(tmp_path: Path)
 @pytest.mark.parametrize("how", ["gone", "cut", "flipped", "pickle"])
 def test_a_lost_or_damaged_work_file_is_known_as_such(tmp_path: Path, how: str) -> None:
     """A work file that is missing, cut short, changed in one byte or a pickle raises LostWork with its name."""
-    workspace.save_volumes(shelf(tmp_path), {"ct": volume()}, [])
+    workspace.save_volumes(shelf(tmp_path), {"ct": volume()}, ORIGIN)
     path = tmp_path / JOB.job_id / "7" / "volumes" / "ct.npy"
     blob = bytearray(path.read_bytes())
     if how == "gone":
@@ -116,7 +118,7 @@ def test_nothing_on_the_shelf_is_lost_work(tmp_path: Path) -> None:
 
 def test_a_half_written_file_is_never_read(tmp_path: Path) -> None:
     """What a killed stage left under its temporary name counts as nothing."""
-    workspace.save_volumes(shelf(tmp_path, 6), {"ct": volume(6)}, [])
+    workspace.save_volumes(shelf(tmp_path, 6), {"ct": volume(6)}, ORIGIN)
     part = tmp_path / JOB.job_id / "7" / ".volumes.dead"
     part.mkdir(parents=True)
     (part / "ct.npy").write_bytes(b"half")

@@ -85,8 +85,9 @@ def _check_geometry(request: ComposeRequest, seg: Dataset) -> None:
     reach = np.array([affine[:3, 2] - along_x, affine[:3, 1] - along_y]) * np.array([[grid.shape[2]], [grid.shape[1]]])
     if np.abs(reach).max() > PLACE_MM:
         raise Refused("the SEG's orientation or spacing is not that of the images")
-    between = float(shared.PixelMeasuresSequence[0].get("SpacingBetweenSlices", grid.spacing_mm[0]))
-    if abs(between - grid.spacing_mm[0]) > PLACE_MM:
+    step, normal = affine[:3, 0], np.cross(affine[:3, 2], affine[:3, 1])
+    apart = abs(float(step @ normal)) / float(np.linalg.norm(normal))
+    if abs(float(shared.PixelMeasuresSequence[0].get("SpacingBetweenSlices", apart)) - apart) > PLACE_MM:
         raise Refused("the SEG's slice spacing is not that of the images")
     for index, source in enumerate(request.sources):
         place = grid.to_world_mm(np.array([[index, 0.0, 0.0]]))[0]
@@ -100,7 +101,7 @@ def _check_references(request: ComposeRequest, seg: Dataset) -> None:
     named = [item.ReferencedSOPInstanceUID for entry in series for item in entry.ReferencedInstanceSequence]
     if len(series) != 1 or series[0].SeriesInstanceUID != request.sources[0].SeriesInstanceUID:
         raise Refused("the SEG does not refer to the images' series")
-    if sorted(named) != sorted(source.SOPInstanceUID for source in request.sources):
+    if sorted(named) != sorted({source.SOPInstanceUID for source in request.sources}):
         raise Refused("the SEG does not refer to every image of the series")
 
 
@@ -133,8 +134,10 @@ def _slice_of(request: ComposeRequest, group: Dataset) -> int:
     off_mm = np.abs(grid.to_world_mm(np.array([[index, 0.0, 0.0]])) - position).max()
     if not 0 <= index < grid.shape[0] or off_mm > PLACE_MM:
         raise Refused("a frame of the SEG lies on none of the images")
-    derived = [item.ReferencedSOPInstanceUID for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
-    if derived != [request.sources[index].SOPInstanceUID]:
+    images = [item for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
+    derived = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.get("ReferencedFrameNumber")) for item in images]
+    source = request.sources[index]
+    if derived != [(source.SOPClassUID, source.SOPInstanceUID, request.frame(index))]:
         raise Refused("a frame of the SEG names another source image than the one it lies on")
     return index
 

@@ -49,7 +49,7 @@ def _check_evidence(request: ComposeRequest, report: Dataset, seg: Dataset | Non
         for instance in series.ReferencedSOPSequence
     ]
     wanted = [source.SOPInstanceUID for source in request.sources] + ([seg.SOPInstanceUID] if seg is not None else [])
-    if sorted(evidence) != sorted(wanted):
+    if sorted(evidence) != sorted(set(wanted)):
         raise Refused("the SR's evidence is not the images and the SEG")
 
 
@@ -116,8 +116,9 @@ def _check_outline(request: ComposeRequest, group: Dataset, marked: tuple[int, N
     points = np.array(region.GraphicData, dtype=float).reshape(-1, 2)
     if region.GraphicType != "POLYLINE" or len(points) < 6 or not np.array_equal(points[0], points[-1]) or not np.isfinite(points).all():
         raise Refused("an outline of the SR is not a closed line of six or more points")
-    image = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-    places = [index for index, source in enumerate(request.sources) if source.SOPInstanceUID == image]
+    named = region.ContentSequence[0].ReferencedSOPSequence[0]
+    image = (named.ReferencedSOPInstanceUID, named.get("ReferencedFrameNumber"))
+    places = [index for index, source in enumerate(request.sources) if (source.SOPInstanceUID, request.frame(index)) == image]
     number, decoded = marked
     if not places or not (decoded[places[0]] == number).any():
         raise Refused("an outline of the SR lies on an image that its segment does not touch")

@@ -25,12 +25,14 @@ Pair = tuple[sr.VolumetricROIMeasurementsAndQualitativeEvaluations, sr.PlanarROI
 
 def pair_of(request: ComposeRequest, segment: Segment, measures: SegmentMeasures, seg: Dataset) -> Pair:
     """Give A and B of one segment."""
-    source = request.sources[measures.key_slice]
+    source, frame = request.sources[measures.key_slice], request.frame(measures.key_slice)
     outline = sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.POLYLINE,
         graphic_data=measures.outline,
         source_image=sr.SourceImageForRegion(
-            referenced_sop_class_uid=source.SOPClassUID, referenced_sop_instance_uid=source.SOPInstanceUID
+            referenced_sop_class_uid=source.SOPClassUID,
+            referenced_sop_instance_uid=source.SOPInstanceUID,
+            referenced_frame_numbers=None if frame is None else [frame],
         ),
     )
     reference = sr.ReferencedSegment(
@@ -119,7 +121,7 @@ def library_entry(request: ComposeRequest, first: Dataset, index: int) -> Datase
         setattr(entry, keyword, source[keyword].value)
     for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
         entry.add(deepcopy(source[keyword]))
-    between_mm = request.prediction.grid.spacing_mm[0]
+    between_mm = request.prediction.grid.between_planes_mm
     entry.SliceThickness = float(source.get("SliceThickness") or between_mm)
     return entry
 

@@ -23,6 +23,7 @@ from pydicom.valuerep import validate_value
 from models.card import ascii_only
 from node.errors import Refused
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from workers.frames import ENHANCED
 from workers.results import identity
 from workers.results.request import ComposedObject, ComposeRequest
 
@@ -36,7 +37,7 @@ REQUIRED = (
 VERBATIM = frozenset(
     {"PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "StudyID", "AccessionNumber", "SpecificCharacterSet"}
 )
-REFERABLE = frozenset({"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128"})
+REFERABLE = frozenset({*ENHANCED, *ENHANCED.values()})
 TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 
 

@@ -16,7 +16,11 @@ from node.study import Job
 class ComposeRequest:
     """One finished analysis.
 
-    sources  the reference series' headers without pixels, in the order of the volume's z axis
+    sources  the reference series' headers without pixels, in the order of the volume's z axis; a frame of a multi-frame
+             image has a header of its own, with the image's UIDs
+    frames   each source's frame number in its image, None for an image of its own; empty where all are
+    given    how many planes the reference series' files hold; None: as many as the job names images
+    remark   in words, what of them was analysed, and that the gantry leaned; empty where all is as usual
     """
 
     job: Job
@@ -25,6 +29,13 @@ class ComposeRequest:
     volume: Volume
     sources: tuple[Dataset, ...]
     settings: ResultsSection
+    frames: tuple[int | None, ...] = ()
+    given: int | None = None
+    remark: str = ""
+
+    def frame(self, index: int) -> int | None:
+        """Give the frame number of a slice's source, None where it is an image of its own."""
+        return self.frames[index] if self.frames else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

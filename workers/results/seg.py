@@ -15,7 +15,7 @@ from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import ExplicitVRLittleEndian
 
 from models.card import CodedConcept, LabelPart
-from workers.results import header, wording
+from workers.results import header, references, wording
 from workers.results.identity import object_uid
 from workers.results.request import ComposeRequest
 from workers.results.segments import Segment, numbered
@@ -34,7 +34,7 @@ def build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
     binary = rows * columns % 8 == 0
     first = header.donor(request.sources[0])
     dataset = Segmentation(
-        source_images=[first, *request.sources[1:]],
+        source_images=references.stand_ins(request, [first, *request.sources[1:]]),
         pixel_array=numbered(request, segments),
         segmentation_type="BINARY" if binary else "LABELMAP",
         segment_descriptions=[_description(request, segment) for segment in segments],
@@ -56,15 +56,19 @@ def build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
     )
     if not binary:
         dataset.SegmentSequence = [item for item in dataset.SegmentSequence if item.SegmentNumber > 0]
+    references.put_right(request, dataset)
     dataset.BurnedInAnnotation = "NO"
     header.finish(dataset, request, KIND)
     return dataset
 
 
 def _pixel_measures(request: ComposeRequest) -> highdicom.PixelMeasuresSequence:
-    """Take spacing from the headers, the distance between slices from the grid: a header's own is often wrong."""
+    """Take spacing from the headers, the distance between slices from the grid: a header's own is often wrong.
+
+    Where a gantry leaned it is the distance along the normal, less than that of the slices' corners. Ref: PS3.3 C.7.6.16.2.1
+    """
     first = request.sources[0]
-    between_mm = request.prediction.grid.spacing_mm[0]
+    between_mm = request.prediction.grid.between_planes_mm
     return highdicom.PixelMeasuresSequence(
         pixel_spacing=[float(value) for value in first.PixelSpacing],
         slice_thickness=float(first.get("SliceThickness") or between_mm),

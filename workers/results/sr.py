@@ -17,7 +17,7 @@ from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import ExplicitVRLittleEndian
 
 from workers.measure import SegmentMeasures
-from workers.results import groups, header, wording
+from workers.results import groups, header, references, wording
 from workers.results.identity import device_uid, object_uid
 from workers.results.request import ComposeRequest
 from workers.results.segments import Segment
@@ -77,8 +77,17 @@ def _measurement_report(
         referenced_images=[groups.library_entry(request, first, index) for index in keys],
     )
     root: Dataset = report[0]
+    _tell_frames(request, root, keys)
     root.ContentSequence.append(_evaluations(request, measured, with_numbers=False))
     return root
+
+
+def _tell_frames(request: ComposeRequest, root: Dataset, keys: Sequence[int]) -> None:
+    """Put the frame numbers into the Image Library, whose entries stand in the order of the key slices. Ref: PS3.16 TID 1601."""
+    library = next(item for item in root.ContentSequence if item.name == codes.DCM.ImageLibrary)
+    entries = [item for group in library.ContentSequence for item in group.get("ContentSequence", ()) if item.ValueType == "IMAGE"]
+    for entry, index in zip(entries, keys, strict=True):
+        references.point(request, entry.ReferencedSOPSequence[0], index)
 
 
 def _text_report(request: ComposeRequest, measured: Sequence[tuple[Segment, SegmentMeasures]]) -> Dataset:

@@ -43,8 +43,8 @@ def content_label(request: ComposeRequest) -> str:
 def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
     """Say in words what was analysed and marked; this is also the parcel's summary."""
     job, card = request.job, request.card.card
-    given = len(job.inputs.get(card.reference_role, ())) or len(request.sources)
-    sentences = [f"{model_words(request)}: {len(request.sources)} of {given} images analysed."]
+    given = request.given or len(job.inputs.get(card.reference_role, ())) or len(request.sources)
+    sentences = [f"{model_words(request)}: {len(request.sources)} of {given} images analysed{_remark(request)}."]
     if card.finds:
         counts = _counts(segments)
         sentences += [f"{label}: {count} marked." for label, count in counts.items()] or [f"No {_sought(request)} marked."]
@@ -56,6 +56,11 @@ def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
     if job.revision > 1:
         sentences.append(f"Revision {job.revision} of this study: it replaces results of earlier revisions.")
     return ascii_only(" ".join([*sentences, "Not verified by a physician."]))
+
+
+def _remark(request: ComposeRequest) -> str:
+    """Say in brackets which of several stacks it was, and that the gantry leaned."""
+    return f" ({ascii_only(request.remark)})" if request.remark else ""
 
 
 def _counts(segments: tuple[Segment, ...]) -> Counter[str]:
