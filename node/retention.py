@@ -1,107 +1,195 @@
-"""What may be removed, and when: images, parcels and work files whose work has ended. Rows stay.
+"""What is removed, and when: images, work files and parcels whose work has ended, and the rows of images long gone.
 
-Unfinished work is never evicted: a study that is received, held, analysed or sent keeps its images.
+`sweep` keeps to the days of the settings; `relieve` makes room when the disk fills, in the settings' order, oldest first.
+Unfinished work is never evicted: a study that is received, held, analysed or sent keeps its images. States, reasons, job ids
+and the UIDs of results stay for good, so that a study sent again makes no second result.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import sqlalchemy as sa
-
-from node import journal
-from node.errors import Refused
-from node.ledger import Ledger, instances
-from node.ledger.schema import DELIVERIES, INSTANCES, JOBS, REVISIONS
+from node import ending, journal, keeping
+from node.ending import Ended
+from node.errors import Refused, Retryable
+from node.ledger import Ledger, instances, removal
+from node.ledger.removal import EndedJob
 from node.settings import Settings
 from node.spool import read_instance
-from node.study import DeliveryState, JobState, RevisionState
+from node.study import JobState
 
 log = journal.get("retention")
 
 DAY_S = 86400.0
 # A worker that has lost its claim may still write for a moment.
 GRACE_S = 120.0
-STUDIES_A_SWEEP = 50
-_OPEN_REVISIONS = (RevisionState.RECEIVING, RevisionState.COMPLETE, RevisionState.HELD)
-_OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING)
-_OPEN_DELIVERIES = (DeliveryState.PENDING, DeliveryState.SENT)
+FOLDERS_A_LOOK = 200
+# Room is made for this much more than what starts the eviction, so that it does not start with every image.
+RELIEF = 1.25
+# With less than this not even the ledger can write that something was removed.
+SCANT_BYTES = 8 * 1024**2
 
 
 def sweep(settings: Settings, ledger: Ledger) -> None:
     """Remove what is due. Idempotent; several processes may sweep at once."""
-    now = ledger.clock()
-    for study_uid in ended_studies(ledger, now - settings.retention.images_days * DAY_S):
-        count = remove_images(ledger, study_uid)
-        log.info("images.removed", study=study_uid, images=count)
-    _sweep_folders(ledger, settings.work_dir, now - GRACE_S)
-    _sweep_folders(ledger, settings.data_dir / "parcels", now - max(settings.retention.parcels_days * DAY_S, GRACE_S))
+    now, days = ledger.clock(), settings.retention
+    for ended in ended_studies(ledger):
+        before = now - days.images_days[ended.ending] * DAY_S
+        if ended.at <= before:
+            remove_images(ledger, ended, before)
+    _sweep_work(settings, ledger, days.work_days)
+    _sweep_parcels(settings, ledger)
+    for study_uid in _forgettable(ledger, now - days.rows_days * DAY_S):
+        if rows := removal.forget(ledger, study_uid):
+            log.info("rows.forgotten", study=study_uid, rows=rows)
 
 
-def ended_studies(ledger: Ledger, before: float, limit: int = STUDIES_A_SWEEP) -> list[str]:
-    """Give studies with files in the spool of which nothing has been left to do since `before`."""
-    busy = sa.union(
-        sa.select(REVISIONS.c.study_instance_uid).where(
-            sa.or_(REVISIONS.c.state.in_(_OPEN_REVISIONS), REVISIONS.c.last_arrival_at > before, REVISIONS.c.ended_at > before)
-        ),
-        sa.select(JOBS.c.study_instance_uid).where(sa.or_(JOBS.c.state.in_(_OPEN_JOBS), JOBS.c.updated_at > before)),
-        sa.select(JOBS.c.study_instance_uid).join(DELIVERIES, DELIVERIES.c.job_id == JOBS.c.job_id).where(_open_delivery(before)),
-    )
-    stored = (
-        sa.select(INSTANCES.c.study_instance_uid)
-        .where(~INSTANCES.c.removed, INSTANCES.c.study_instance_uid.not_in(busy))
-        .group_by(INSTANCES.c.study_instance_uid)
-        .having(sa.func.max(INSTANCES.c.received_at) <= before)
-    )
-    with ledger.reading() as connection:
-        return list(connection.execute(stored.order_by(sa.func.max(INSTANCES.c.received_at)).limit(limit)).scalars())
+def is_tight(settings: Settings) -> bool:
+    """Tell whether finished work must make room now."""
+    return any(free_bytes(folder) < settings.evict_below_bytes for folder in {settings.data_dir, settings.work_dir})
 
 
-def remove_images(ledger: Ledger, study_uid: str) -> int:
-    """Remove a study's files, then mark them; one that came again in between is entered anew."""
+def free_bytes(folder: Path) -> int:
+    """Give the bytes that may still be written there; a folder that is not made yet counts as its parent's disk."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+def relieve(settings: Settings, ledger: Ledger) -> bool:
+    """Make room: what is due, then images in order, oldest first, then parcels that every archive has committed; True when there is.
+
+    Each thing goes only while there is too little room. When nothing is left to go, only unfinished work fills the disk.
+    """
+    goal = int(settings.evict_below_bytes * RELIEF)
+    _sweep_work(settings, ledger, 0.0)
+    _sweep_parcels(settings, ledger)
+    order = {name: rank for rank, name in enumerate(settings.retention.order)}
+    finished = [ended for ended in ended_studies(ledger) if ended.ending in order]
+    before = ledger.clock() - settings.assembly.quiet_s
+    for ended in sorted(finished, key=lambda entry: (order[entry.ending], entry.at)):
+        if free_bytes(settings.data_dir) >= goal:
+            break
+        if ended.at <= before:
+            remove_images(ledger, ended, before)
+    if free_bytes(settings.data_dir) < goal:
+        _evict_parcels(settings, ledger, goal)
+    if not is_tight(settings):
+        log.info("disk.relieved", free_mb=free_bytes(settings.data_dir) // 1024**2)
+        return True
+    return False
+
+
+def ended_studies(ledger: Ledger) -> Iterator[Ended]:
+    """Give every study with files in the spool whose work has ended; one page of the ledger at a time."""
+    for page in _pages(ledger, removal.with_files):
+        yield from filter(None, map(ending.of, removal.work_of(ledger, page)))
+
+
+def remove_images(ledger: Ledger, ended: Ended, before: float) -> int:
+    """Remove a study's files, conflict copies too, unless one came, or came again, after `before`; returns how many went."""
+    study_uid = ended.study_instance_uid
     files = instances.files(ledger, study_uid)
-    for _, path in files:
-        (ledger.data_dir / path).unlink(missing_ok=True)
-    instances.remove(ledger, [row for row, _ in files])
-    back = [path for _, path in files if (ledger.data_dir / path).exists()]
-    for path in back:
+    if keeping.last_acknowledged(ledger.data_dir, (path for _, path in files)) > before:
+        return 0
+    try:
+        taken = removal.take(ledger, study_uid, before)
+    except Retryable:
+        if free_bytes(ledger.data_dir) >= SCANT_BYTES:
+            raise
+        # The full disk keeps the ledger from writing, and the listener from receiving: here the files go before their marks.
+        freed = sum(keeping.remove(ledger.data_dir, path, before) for _, path in files)
+        log.warning("disk.scant", study=study_uid, images=freed)
+        taken = removal.take(ledger, study_uid, before)
+    count = unlink(ledger, [path for _, path in taken], before)
+    if taken:
+        log.info("images.removed", study=study_uid, images=count, ended=str(ended.ending))
+    return count
+
+
+def unlink(ledger: Ledger, paths: list[str], before: float) -> int:
+    """Remove marked files; one that was acknowledged again in between stays and is entered anew."""
+    count = 0
+    for path in paths:
+        if keeping.remove(ledger.data_dir, path, before):
+            count += 1
+            continue
         try:
             instances.index(ledger, [read_instance(ledger.data_dir / path, root=ledger.data_dir)])
         except (Refused, OSError) as error:
             log.warning("image.unreadable", file=path, error=type(error).__name__)
-    return len(files) - len(back)
+    return count
 
 
-def _open_delivery(before: float) -> sa.ColumnElement[bool]:
-    return sa.or_(DELIVERIES.c.state.in_(_OPEN_DELIVERIES), DELIVERIES.c.ended_at > before)
+def _pages(ledger: Ledger, look: Callable[[Ledger, str], list[str]]) -> Iterator[list[str]]:
+    after = ""
+    while page := look(ledger, after):
+        yield page
+        after = page[-1]
 
 
-def _sweep_folders(ledger: Ledger, root: Path, before: float) -> None:
-    """Remove the folders, named by job id, of jobs that ended before that time, or that the ledger does not know."""
-    for folder in _folders(root):
-        ended_at = _ended_at(ledger, folder.name)
-        if ended_at is None:
-            ended_at = folder.stat().st_mtime + DAY_S
-        if ended_at <= before:
-            shutil.rmtree(folder, ignore_errors=True)
-            log.info("folder.removed", of=root.name, job=folder.name)
+def _forgettable(ledger: Ledger, before: float) -> Iterator[str]:
+    """Give the studies with rows of removed images whose work ended before."""
+    for page in _pages(ledger, removal.with_rows_only):
+        for ended in filter(None, map(ending.of, removal.work_of(ledger, page))):
+            if ended.at <= before:
+                yield ended.study_instance_uid
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    if root.is_dir():
-        yield from (entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.is_symlink())
+def _sweep_work(settings: Settings, ledger: Ledger, days: float) -> None:
+    """Remove the work files of jobs that ended, and after a day what no job owns."""
+    wait_s = max(days * DAY_S, GRACE_S)
+    for folder, job in _folders(ledger, settings.work_dir):
+        if _ended_at(folder, job) <= ledger.clock() - wait_s:
+            _remove_folder(folder)
 
 
-def _ended_at(ledger: Ledger, job_id: str) -> float | None:
-    """Give when a job and all its deliveries had ended: infinity while they go on, None for a job nobody knows."""
-    with ledger.reading() as connection:
-        job = connection.execute(sa.select(JOBS).where(JOBS.c.job_id == job_id)).one_or_none()
-        rows = connection.execute(sa.select(DELIVERIES).where(DELIVERIES.c.job_id == job_id)).all()
-    if job is None:
-        return None
-    if job.state in _OPEN_JOBS or any(row.state in _OPEN_DELIVERIES for row in rows):
-        return math.inf
-    return float(max([job.updated_at, *(row.ended_at or 0.0 for row in rows)]))
+def _sweep_parcels(settings: Settings, ledger: Ledger) -> None:
+    """Remove parcels after their days; those of a job that has none in the ledger are what a crash left."""
+    days = settings.retention
+    for folder, job in _folders(ledger, settings.data_dir / "parcels"):
+        stays = 0.0
+        if job is not None and job.has_parcel:
+            stays = days.superseded_parcels_days if job.state is JobState.SUPERSEDED else days.parcels_days
+        if _ended_at(folder, job) <= ledger.clock() - max(stays * DAY_S, GRACE_S):
+            _remove_folder(folder)
+
+
+def _evict_parcels(settings: Settings, ledger: Ledger, goal: int) -> None:
+    """Remove parcels that every destination has committed, oldest first, until there is room."""
+    committed = [
+        (job.ended_at, folder)
+        for folder, job in _folders(ledger, settings.data_dir / "parcels")
+        if job is not None and job.committed and job.ended_at <= ledger.clock() - GRACE_S
+    ]
+    for _, folder in sorted(committed):
+        if free_bytes(settings.data_dir) >= goal:
+            return
+        _remove_folder(folder)
+
+
+def _folders(ledger: Ledger, root: Path) -> Iterator[tuple[Path, EndedJob | None]]:
+    """Give each folder named by a job id, and how that job ended; None for a job nobody knows."""
+    entries = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.is_symlink()] if root.is_dir() else []
+    for at in range(0, len(entries), FOLDERS_A_LOOK):
+        some = entries[at : at + FOLDERS_A_LOOK]
+        known = removal.ended_jobs(ledger, [entry.name for entry in some])
+        yield from ((entry, known.get(entry.name)) for entry in some)
+
+
+def _ended_at(folder: Path, job: EndedJob | None) -> float:
+    if job is not None:
+        return job.ended_at
+    try:
+        return folder.stat().st_mtime + DAY_S
+    except FileNotFoundError:
+        return 0.0
+
+
+def _remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    log.info("folder.removed", of=folder.parent.name, job=folder.name)

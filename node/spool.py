@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node import journal
+from node import journal, keeping
 from node.element_walk import Buffer, Unreadable
 from node.errors import Refused
 from node.header import INDEXED, read_header
@@ -87,6 +87,7 @@ class Spool:
         self._folders: set[str] = set()
         for folder in (self._parts, self._incoming):
             folder.mkdir(parents=True, exist_ok=True)
+        keeping.make_lock(data_dir)
         self._sync_folder(data_dir)
         self._sweep_parts()
 
@@ -166,7 +167,7 @@ class Spool:
     def present(self, name: str) -> tuple[str, bool] | None:
         """Give the path and conflict of a file that is there (a name is given only to whole files), made durable like a new one."""
         folder = self._folder(name)
-        if not (folder / name).exists():
+        if not (folder / name).exists() or not keeping.acknowledged_again(self.data_dir, folder / name, self.clock()):
             return None
         self._sync_folder(folder)  # its writer may have died between rename and sync
         return f"incoming/{folder.name}/{name}", self._others(folder, name)

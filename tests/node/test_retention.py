@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def received(ledger: Ledger, *, study: str = "1.2.3") -> list[Instance]:
         path = ledger.data_dir / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"pixels")
+        os.utime(path, (entry.received_at, entry.received_at))
     instances.index(ledger, stack)
     return stack
 
