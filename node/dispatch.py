@@ -28,6 +28,7 @@ log = journal.get("dispatch")
 STEP_S = 0.5
 BROKER_LOOK_S = 5.0
 RETENTION_S = 600.0
+RELIEF_S = 5.0
 THREADS = 16
 FETCHERS = 2
 
@@ -73,6 +74,7 @@ class Dispatcher:
         self._incarnation: str | None = None
         self._broker_due = 0.0
         self._retention_due = 0.0
+        self._relief_due = 0.0
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dispatch")
         self._running: dict[str, Future[None]] = {}
         # A retrieval takes minutes: a few at a time, and none in the way of questions.
@@ -93,6 +95,7 @@ class Dispatcher:
 
     def step(self) -> None:
         """Do all that is due now. Idempotent; raises Retryable while the ledger is away."""
+        self._make_room()
         self._read_rules()
         self._assemble()
         suspects = [revision for revision in revisions.in_state(self.ledger, RevisionState.COMPLETE) if not self._plan(revision)]
@@ -269,6 +272,17 @@ class Dispatcher:
             self._note_away(name, error.reason)
         except Exception as error:  # noqa: BLE001 -- the thread's edge
             _broke(name, error)
+
+    def _make_room(self) -> None:
+        """Look at the disk before all else: on a full one no other step may get through."""
+        if self.ledger.clock() >= self._relief_due and retention.is_tight(self.settings):
+            self._relief_due = self.ledger.clock() + RELIEF_S
+            self._aside("relief", self._relieve)
+
+    def _relieve(self) -> None:
+        """Evict what has ended; raises Retryable, for the journal, where all that is left is unfinished work."""
+        if not retention.relieve(self.settings, self.ledger):
+            raise Retryable("the disk is nearly full, and nothing on it has ended long enough; below free_disk_min_mb images are refused")
 
     def _note_away(self, what: str, reason: str) -> None:
         """Journal an outage once, not every half second."""
