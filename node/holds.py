@@ -125,10 +125,10 @@ def clock_warnings(images: Images, now: float) -> tuple[str, ...]:
     return (f"series {', '.join(ahead)} is dated in the future: the modality's clock is wrong",) if ahead else ()
 
 
-def hold(ledger: Ledger, revision: Revision, findings: Sequence[Finding]) -> bool:
-    """Stop a complete revision with its findings; False when it has moved on meanwhile."""
+def hold(ledger: Ledger, revision: Revision, findings: Sequence[Finding], evidence: Mapping[str, Any] | None = None) -> bool:
+    """Stop a revision with its findings; False when it has moved on meanwhile. `evidence` as in the ledger's hold."""
     event = _event("study held", revision.study_instance_uid, rows.reason_of(findings), revision.number)
-    done = rows.hold(ledger, revision, findings, _noted(ledger, event))
+    done = rows.hold(ledger, revision, findings, _noted(ledger, event), evidence)
     if done:
         log.warning("revision.held", alert=True, reason=event.reason, kinds=[entry.kind for entry in findings], **_names(revision))
     return done

@@ -13,14 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from node import evidence, fetch, journal, query
+from node import evidence, fetch, holds, journal, query
+from node.demographics import key
 from node.errors import OverreadError, Refused, Retryable
 from node.evidence import Evidence, Look, Standing
 from node.ledger import Ledger, instances, looks, revisions
+from node.ledger.holds import Finding
 from node.ledger.revisions import Revision
 from node.settings import AssemblySection, Peer, Settings
 from node.spool import Spool
-from node.study import RevisionState
 
 log = journal.get("assembly")
 
@@ -145,11 +146,13 @@ class Asker:
         if not found.standing(Standing.MISSING):
             self._complete(revision, found, wait)
             return
-        state = RevisionState.HELD if wait.assembly.on_mismatch == "hold" else RevisionState.DECLINED
         reason = evidence.mismatch(found)
         facts = evidence.to_json(found, wait.waited_s, proof="mismatch")
-        if looks.give_up(self.ledger, revision, state, facts, reason):
-            log.warning("revision.lacks_images", alert=True, state=str(state), reason=reason, **_names(revision))
+        if wait.assembly.on_mismatch == "hold":
+            counts = sorted((uid, entry.here, entry.there) for uid, entry in found.series.items())
+            holds.hold(self.ledger, revision, [Finding(kind="incomplete", key=key("incomplete", counts), reason=reason)], facts)
+        elif looks.decline(self.ledger, revision, facts, reason):
+            log.warning("revision.lacks_images", alert=True, reason=reason, **_names(revision))
 
     def _complete(self, revision: Revision, found: Evidence, wait: Wait) -> None:
         everything = bool(found.series) and len(found.standing(Standing.PROVED)) == len(found.series)

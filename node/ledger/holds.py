@@ -46,12 +46,22 @@ class Sent:
     senders: tuple[str, ...]
 
 
-def hold(ledger: Ledger, revision: Revision, findings: Sequence[Finding], record: Callable[[], None]) -> bool:
-    """Stop a COMPLETE revision; False when it has moved on. `record` runs before the transaction ends: when it raises, nothing happened."""
+def hold(
+    ledger: Ledger,
+    revision: Revision,
+    findings: Sequence[Finding],
+    record: Callable[[], None],
+    evidence: Mapping[str, Any] | None = None,
+) -> bool:
+    """Stop a COMPLETE revision, or freeze a RECEIVING one on `evidence` that it lacks images; False when it has moved on.
+
+    `record` runs before the transaction ends: when it raises, nothing happened.
+    """
     with ledger.writing() as connection:
         ledger.lock(connection, [revision.study_instance_uid])
-        held = {"state": RevisionState.HELD, "reason": reason_of(findings)}
-        if not step_in(connection, revision, RevisionState.COMPLETE, held):
+        held: dict[str, Any] = {"state": RevisionState.HELD, "reason": reason_of(findings)}
+        frozen = {} if evidence is None else {"completed_at": ledger.clock(), "evidence": dict(evidence)}
+        if not step_in(connection, revision, revision.state, held | frozen):
             return False
         drop_ahead(connection, revision.study_instance_uid, ledger.clock())
         _open(connection, (revision.study_instance_uid, revision.number), findings, ledger.clock())

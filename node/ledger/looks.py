@@ -56,15 +56,16 @@ def note(ledger: Ledger, revision: Revision, evidence: Mapping[str, Any], ask_af
         return connection.execute(write).rowcount == 1
 
 
-def give_up(ledger: Ledger, revision: Revision, state: RevisionState, evidence: Mapping[str, Any], reason: str) -> bool:
-    """Freeze a revision that is known to lack images, DECLINED or HELD; False when an image arrived after all."""
+def decline(ledger: Ledger, revision: Revision, evidence: Mapping[str, Any], reason: str) -> bool:
+    """Freeze a revision that is known to lack images, DECLINED; False when an image arrived after all."""
     now = ledger.clock()
-    values = {"state": state, "completed_at": now, "evidence": dict(evidence), "reason": reason}
-    ended = {} if state is RevisionState.HELD else {"ended_at": now}
+    values = {"state": RevisionState.DECLINED, "completed_at": now, "ended_at": now, "evidence": dict(evidence), "reason": reason}
     with ledger.writing() as connection:
         ledger.lock(connection, [revision.study_instance_uid])
+        if not step_in(connection, revision, RECEIVING, values):
+            return False
         planning.drop_ahead(connection, revision.study_instance_uid, now)
-        return step_in(connection, revision, RECEIVING, values | ended)
+    return True
 
 
 def senders(ledger: Ledger, study_uid: str) -> list[tuple[str, str]]:
