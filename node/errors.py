@@ -3,6 +3,7 @@
 OverreadError
 +-- Refused         permanent: the input or the peer says no; the reason is shown to a technologist
 +-- Retryable       passing: the task layer tries again, with back-off, a bounded number of times
+|   +-- NoRoom      a full disk: tried again for as long as it takes, for nothing is wrong with the work
 +-- Misconfigured   the administrator must change something; names the setting and what to do
 """
 
@@ -23,6 +24,10 @@ class Refused(OverreadError):  # noqa: N818 -- the name is the verdict
 
 class Retryable(OverreadError):  # noqa: N818 -- the name is the verdict
     """Passing trouble; trying again may help."""
+
+
+class NoRoom(Retryable):
+    """The disk took no more; what was begun has been removed."""
 
 
 class Misconfigured(OverreadError):  # noqa: N818 -- the name is the verdict

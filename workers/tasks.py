@@ -17,7 +17,7 @@ from models.vocabulary import Unfit
 from node import deliver as sender
 from node import journal, routing
 from node.broker import Broker
-from node.errors import Misconfigured, Refused, Retryable
+from node.errors import Misconfigured, NoRoom, Refused, Retryable
 from node.ledger import deliveries, instances, jobs
 from node.settings import Settings
 from node.settings import load as load_settings
@@ -29,6 +29,7 @@ from workers.heartbeat import Heartbeat, LostLease, Rhythm
 log = journal.get("tasks")
 BACK_OFF_S = (1.0, 5.0, 30.0)
 """Waits after the first, second and every later failure of a stage."""
+NO_ROOM_S = 30.0
 
 
 class Site:
@@ -166,6 +167,9 @@ def _settle(context: pipeline.Context, claim: jobs.Claim, error: Exception) -> N
     elif isinstance(error, SoftTimeLimitExceeded):
         limit_s = SITE.settings.workers.time_limit_s[claim.stage]
         jobs.release(ledger, claim, f"the stage {claim.stage} ran past its limit of {limit_s:.0f} s", delay_s)
+    elif isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in workspace.FULL):
+        log.error("stage.no_room", alert=True, fence=claim.fence)
+        jobs.postpone(ledger, claim, f"{reason or 'a disk of the worker is full'}; tried again when there is room", NO_ROOM_S)
     elif isinstance(error, Retryable):
         log.warning("stage.retry", reason=reason)
         jobs.release(ledger, claim, str(reason), delay_s)

@@ -9,13 +9,15 @@ allow_pickle=False, and a checksum in meta.json tells a damaged file from a good
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.vocabulary import Box, Finding, Grid, Prediction, Volume
+from node.errors import NoRoom
 from node.study import Job
 from workers.frames import Origin, Source
 
 META = "meta.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 Array = NDArray[Any]
 
 
@@ -49,22 +53,22 @@ class Shelf:
     fence: int
 
     def save(self, name: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        """Write arrays and their facts under `name`; whole or not at all."""
+        """Write arrays and their facts under `name`; whole or not at all. Raises NoRoom."""
         folder = self.root / self.job_id / str(self.fence)
-        folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{name}.{secrets.token_hex(4)}"
-        part.mkdir()
         sums = {}
-        for key, array in arrays.items():
-            contiguous = np.ascontiguousarray(array)
-            np.save(part / f"{key}.npy", contiguous, allow_pickle=False)
-            sums[key] = _crc32(contiguous)
-        (part / META).write_text(
-            json.dumps({"generation": self.generation, "crc32": sums, "facts": dict(meta)}, default=_plain), encoding="utf-8"
-        )
-        target = folder / name
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
+        with _writing(part):
+            part.mkdir(parents=True)
+            for key, array in arrays.items():
+                contiguous = np.ascontiguousarray(array)
+                np.save(part / f"{key}.npy", contiguous, allow_pickle=False)
+                sums[key] = _crc32(contiguous)
+            (part / META).write_text(
+                json.dumps({"generation": self.generation, "crc32": sums, "facts": dict(meta)}, default=_plain), encoding="utf-8"
+            )
+            target = folder / name
+            shutil.rmtree(target, ignore_errors=True)
+            part.rename(target)
 
     def load(self, name: str) -> tuple[dict[str, Array], dict[str, Any]]:
         """Read back the newest copy of `name`; raises LostWork."""
@@ -148,27 +152,39 @@ def keep_parcel(data_dir: Path, job: Job, blobs: Sequence[tuple[str, bytes]]) ->
     """Write (kind, Part-10 bytes) durably; give the paths relative to the data folder, in the same order.
 
     The folder is named by its content, so that a second writer of the same bytes finds them there and a writer of
-    other bytes cannot touch them. On return files and folders are on the disk.
+    other bytes cannot touch them. On return files and folders are on the disk. Raises NoRoom.
     """
     digest = hashlib.sha256(b"".join(hashlib.sha256(blob).digest() for _kind, blob in blobs)).hexdigest()[:16]
     names = [f"{number:02d}-{kind.lower()}.dcm" for number, (kind, _blob) in enumerate(blobs, start=1)]
     home = data_dir / "parcels" / job.job_id / str(job.generation)
     final = home / digest
     if not _holds(final, names, blobs):
-        home.mkdir(parents=True, exist_ok=True)
         part = home / f".{digest}.{secrets.token_hex(4)}"
-        part.mkdir()
-        for name, (_kind, blob) in zip(names, blobs, strict=True):
-            with (part / name).open("wb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-        sync_folder(part)
-        shutil.rmtree(final, ignore_errors=True)  # only a damaged copy gets here
-        part.rename(final)
+        with _writing(part):
+            part.mkdir(parents=True)
+            for name, (_kind, blob) in zip(names, blobs, strict=True):
+                with (part / name).open("wb") as file:
+                    file.write(blob)
+                    file.flush()
+                    os.fsync(file.fileno())
+            sync_folder(part)
+            shutil.rmtree(final, ignore_errors=True)  # only a damaged copy gets here
+            part.rename(final)
     for folder in (home, home.parent, home.parent.parent):
         sync_folder(folder)
     return tuple(str((final / name).relative_to(data_dir)) for name in names)
+
+
+@contextmanager
+def _writing(part: Path) -> Iterator[None]:
+    """Leave nothing of a write that fails, least of all on a full disk. numpy tells of a short write without an error number."""
+    try:
+        yield
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if error.errno in FULL or error.errno is None:
+            raise NoRoom(f"the disk of {part.parents[2].name}/ is full") from error
+        raise
 
 
 def _holds(folder: Path, names: Sequence[str], blobs: Sequence[tuple[str, bytes]]) -> bool:

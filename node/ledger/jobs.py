@@ -98,6 +98,13 @@ def release(ledger: Ledger, claim: Claim, reason: str, delay_s: float) -> bool:
     return _end(ledger, claim, values, "retried")
 
 
+def postpone(ledger: Ledger, claim: Claim, reason: str, delay_s: float) -> bool:
+    """Give the stage back to be tried again after `delay_s`, without counting the attempt: the job is not at fault."""
+    now = ledger.clock()
+    values = _queued(now, submit_after=now + delay_s) | {"not_before": now + delay_s, "reason": reason, "attempt": JOBS.c.attempt - 1}
+    return _end(ledger, claim, values, "postponed")
+
+
 def send_back(ledger: Ledger, claim: Claim, stage: Stage, reason: str) -> bool:
     """Return to an earlier stage whose work file is lost; FAILED when that has happened too often."""
     now = ledger.clock()

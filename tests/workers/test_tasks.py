@@ -63,7 +63,7 @@ def run_with(stage: Stub, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, **cha
         (BadCard("card.toml: wrong sha256"), JobState.FAILED, "card.toml: wrong sha256"),
         (Misconfigured("no such device"), JobState.FAILED, "no such device"),
         (Retryable("the memory ran out"), JobState.QUEUED, "the memory ran out"),
-        (OSError(28, "No space left on device"), JobState.QUEUED, "unexpected OSError"),
+        (OSError(28, "No space left on device"), JobState.QUEUED, "a disk of the worker is full; tried again when there is room"),
         (ValueError("PatientName Qvortrup"), JobState.QUEUED, "unexpected ValueError"),
         (SoftTimeLimitExceeded(), JobState.QUEUED, "the stage prepare ran past its limit of 600 s"),
         (workspace.LostWork("volumes", "is missing"), JobState.QUEUED, "the work file volumes is missing"),
