@@ -220,11 +220,16 @@ def held_drop(study: StudyUID, by: By, because: Because, config: Config = None, 
 
 
 @rules.command("explain")
-def rules_explain(folder: Path, config: Config = None, as_json: AsJson = False) -> None:
-    """Say which series each model takes, and why not the others."""
+def rules_explain(
+    source: Annotated[str, typer.Argument(metavar="FOLDER|STUDY_UID", help="A folder of DICOM files, or a study that came to this node.")],
+    config: Config = None,
+    as_json: AsJson = False,
+    descriptions: Annotated[bool, typer.Option("--descriptions", help="Show the series' descriptions too: free text.")] = False,
+) -> None:
+    """Say of every series and every model whether it is taken, or why not; of a stored study also what was decided then."""
     from overread.commands import explain as command
 
-    raise typer.Exit(command.main(_settings(config), folder, as_json=as_json))
+    raise typer.Exit(command.main(_settings(config), source, as_json=as_json, descriptions=descriptions))
 
 
 @models.command("list")

@@ -98,7 +98,7 @@ def test_rules_explain_tells_which_model_takes_what(site: Path, tmp_path: Path) 
     """A folder's series is taken with its image count, or not with a reason."""
     done = overread("rules", "explain", str(site / "study"), "--json", "--config", str(site / "overread.toml"))
     (answer,) = json.loads(done.stdout)
-    assert answer["taken"][0]["inputs"]["ct"]["images"] == 44
+    assert [(entry["roles"], entry["images"]) for entry in answer["taken"]] == [(["ct"], 44)]
     phantoms.write_tiny(tmp_path / "xray", phantoms.Tiny(modality="CR"))
     done = overread("rules", "explain", str(tmp_path / "xray"), "--json", "--config", str(site / "overread.toml"))
     (answer,) = json.loads(done.stdout)
