@@ -30,7 +30,7 @@ def retry(ledger: Ledger, study_uid: str) -> Restarted:
     mine = JOBS.c.study_instance_uid == study_uid
     # What retention has forgotten cannot be read again: the study must be sent once more.
     failed_jobs = sa.update(JOBS).where(mine, JOBS.c.state == JobState.FAILED, JOBS.c.images_were.is_(None))
-    work = due | {"state": JobState.QUEUED, "stage": Stage.PREPARE, "returns": 0, "not_before": now, "updated_at": now}
+    work = due | {"state": JobState.QUEUED, "stage": Stage.PREPARE, "returns": 0, "not_before": now, "updated_at": now, "patient": None}
     # A delivery that a newer revision stopped is FAILED too, but its job is SUPERSEDED: only a written job's are sent.
     written = sa.select(JOBS.c.job_id).where(mine, JOBS.c.state == JobState.WRITTEN)
     failed_deliveries = sa.update(DELIVERIES).where(DELIVERIES.c.job_id.in_(written), DELIVERIES.c.state == DeliveryState.FAILED)

@@ -6,7 +6,7 @@ The spool's files are the truth; whatever is here can be read again from them (`
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -128,13 +128,12 @@ def _index_batch(ledger: Ledger, connection: Connection, batch: Sequence[Instanc
         connection.execute(sa.select(PARCEL_OBJECTS.c.sop_instance_uid).where(PARCEL_OBJECTS.c.sop_instance_uid.in_(uids))).scalars()
     )
     news: dict[tuple[str, str], tuple[Instance, bool, int | None]] = {}
+    again_from: dict[tuple[str, str], list[Instance]] = defaultdict(list)
     for entry in batch:
         key = (entry.sop_instance_uid, entry.sha256)
         same = next((row for row in known[entry.sop_instance_uid] if row.sha256 == entry.sha256), None)
-        if same is not None and not same.removed:
-            _also_from(connection, same, entry)
-            continue
-        if key in news:
+        if key in news or (same is not None and not same.removed):
+            again_from[key].append(entry)
             continue
         before = any(not row.removed and not row.conflict for row in known[entry.sop_instance_uid])
         conflict = before or any(uid == entry.sop_instance_uid and not other for (uid, _), (_, other, _) in news.items())
@@ -148,23 +147,33 @@ def _index_batch(ledger: Ledger, connection: Connection, batch: Sequence[Instanc
     for entry, conflict, again in news.values():
         state = {"conflict": conflict, "removed": False, "revision": 0 if _is_ours(entry, ours) else numbers[entry.study_instance_uid]}
         values = {name: getattr(entry, name) for name in _FIELDS} | state | {"header": dict(entry.header)}
+        values["also_from"] = _others(entry, (), again_from.pop((entry.sop_instance_uid, entry.sha256), ()))
         if again is None:
             rows.append(values)
         else:
             connection.execute(sa.update(INSTANCES).where(INSTANCES.c.instance_id == again).values(values))
     if rows:
         connection.execute(sa.insert(INSTANCES), rows)
+    _note_others(connection, known, again_from)
     removal.note_patients(ledger, connection, [entry for entry, _, _ in news.values()])
     return len(news)
 
 
-def _also_from(connection: Connection, row: Row[Any], entry: Instance) -> None:
-    """Note a second sender of the same bytes, once."""
-    known = [f"{row.calling_ae} {row.peer_host}", *(row.also_from or ())]
-    sender = f"{entry.calling_ae} {entry.peer_host}"
-    if sender not in known and entry.calling_ae:
-        same = sa.update(INSTANCES).where(INSTANCES.c.instance_id == row.instance_id)
-        connection.execute(same.values(also_from=[*known[1:], sender]))
+def _note_others(
+    connection: Connection, known: Mapping[str, Sequence[Row[Any]]], again_from: Mapping[tuple[str, str], Sequence[Instance]]
+) -> None:
+    """Write down who sent images that are here; the same sender again is no news."""
+    for (uid, sha256), entries in again_from.items():
+        row = next(row for row in known[uid] if row.sha256 == sha256)
+        also = _others(row, row.also_from or (), entries)
+        if also != row.also_from:
+            connection.execute(sa.update(INSTANCES).where(INSTANCES.c.instance_id == row.instance_id).values(also_from=also))
+
+
+def _others(first: Instance | Row[Any], known: Sequence[str], entries: Sequence[Instance]) -> list[str] | None:
+    """Give who besides the first sender sent the same bytes, each once; None for nobody."""
+    names = [*known, *(f"{entry.calling_ae} {entry.peer_host}" for entry in entries if entry.calling_ae)]
+    return [name for name in dict.fromkeys(names) if name != f"{first.calling_ae} {first.peer_host}"] or None
 
 
 def _is_ours(entry: Instance, ours: set[str]) -> bool:

@@ -138,6 +138,8 @@ def _fresh(now: float) -> dict[str, Any]:
         "stage": Stage.PREPARE,
         "attempt": 0,
         "returns": 0,
+        # Nothing was written: whose results they are is asked anew.
+        "patient": None,
         "not_before": now,
         "submit_after": now,
         "submitted_at": None,
