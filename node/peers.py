@@ -16,6 +16,7 @@ from typing import Any
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -42,6 +43,19 @@ class ClosingSocket(AssociationSocket):
         super()._shutdown_socket()
         if self.socket is not None:
             self.socket.close()
+
+
+class Mailbox(DIMSEServiceProvider):
+    """The DIMSE layer of an association that we opened: answers are for whoever asked, and for nobody else.
+
+    pynetdicom's reactor looks for requests too. It is paused while somebody waits for answers, but that it is "paused" may
+    still be true of the question before: then it takes one answer of this one and drops it, about once in 20 questions.
+    Nobody asks us on an association of ours (a report of storage commitment takes another way), so it finds nothing here.
+    """
+
+    def get_msg(self, block: bool = False) -> Any:  # noqa: FBT001, FBT002 -- pynetdicom's signature
+        """Give the next message to one who waits for it."""
+        return super().get_msg(block=True) if block else (None, None)
 
 
 class _Outgoing(ClosingSocket):
@@ -119,6 +133,7 @@ def association(
         raise Retryable(f"{_name(peer)} cannot be reached: {error.strerror or error}") from error
     if not link.is_established:
         raise _failure(peer, link)
+    link.dimse = Mailbox(link)
     try:
         yield link
     except BaseException:

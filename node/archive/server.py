@@ -22,6 +22,7 @@ from node.archive.faults import Faults, outgoing
 from node.archive.holdings import Held, Holdings, contexts_of
 from node.archive.matching import answers, selected
 from node.errors import Refused, Retryable
+from node.peers import Mailbox
 
 log = journal.get("archive")
 
@@ -58,6 +59,7 @@ class _VerbatimAE(AE):
     def associate(self, *arguments: Any, **options: Any) -> Any:
         """Request an association."""
         association = super().associate(*arguments, **options)
+        association.dimse = Mailbox(association)
         _send_files(association)
         return association
 

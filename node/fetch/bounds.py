@@ -10,10 +10,10 @@ import queue
 import time
 from typing import Any
 
-from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 
 from node.fetch.plan import Deadline
+from node.peers import Mailbox
 from node.settings import Settings
 
 ANSWER_MAX_BYTES = 1024**2  # of one answer: command set and identifier
@@ -44,7 +44,7 @@ class Patience:
         return None, None
 
 
-class Bounded(DIMSEServiceProvider):
+class Bounded(Mailbox):
     """The DIMSE layer of an association on which we only ask."""
 
     def __init__(self, link: Any, patience: Patience) -> None:
@@ -65,7 +65,7 @@ class Bounded(DIMSEServiceProvider):
 
     def get_msg(self, block: bool = False) -> Any:  # noqa: FBT001, FBT002 -- pynetdicom's signature
         """Give the next message, as patient as we are."""
-        return self._patience.next(self.msg_queue) if block else super().get_msg(block=False)
+        return self._patience.next(self.msg_queue) if block else (None, None)
 
 
 def bound(link: Any, deadline: Deadline, silence_s: float | None) -> None:

@@ -179,8 +179,8 @@ class _Inbox(Intake):
         self._patience.heard()  # the disk may have been slow
 
     def get_msg(self, block: bool = False) -> Any:  # noqa: FBT001, FBT002 -- pynetdicom's signature
-        """Give the next message, as patient as we are."""
-        return self._patience.next(self.msg_queue) if block else super().get_msg(block=False)
+        """Give the next message, as patient as we are, to one who waits for it (node.peers.Mailbox says why)."""
+        return self._patience.next(self.msg_queue) if block else (None, None)
 
 
 class _Way:

@@ -6,12 +6,14 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 from pynetdicom import build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from node.errors import Misconfigured, Refused, Retryable
 from node.peers import association, client_tls, echo
@@ -52,6 +54,41 @@ def test_nobody_listens() -> None:
     for host in ("127.0.0.1", "no-such-host.invalid"):
         with pytest.raises(Retryable, match="cannot be reached"):
             echo(SETTINGS, Peer(name="pacs", ae_title="PACS", host=host, port=port))
+
+
+def test_answers_are_for_the_one_who_asked(tmp_path: Path) -> None:
+    """A message that has come is not taken, and lost, by the reactor's look for requests, however often it looks."""
+    with listening(tmp_path) as listener, association(listener.settings, us(listener), [build_context(Verification)]) as link:
+        link.dimse.msg_queue.put((1, "an answer"))
+        looks = threading.Event()
+        for _ in range(20):  # the reactor looks every millisecond
+            assert not looks.wait(0.01)
+        assert link.dimse.get_msg(block=True) == (1, "an answer")
+
+
+def test_a_pdu_beyond_all_limits_is_not_read(tmp_path: Path) -> None:
+    """A peer that announces 4 GB ends the association at once; nothing is collected for it."""
+
+    def lie(server: socket.socket) -> None:
+        link, _ = server.accept()
+        with link:
+            link.recv(65536)
+            link.sendall(bytes.fromhex("02 00 ffffffff"))
+            link.settimeout(5)
+            with suppress(OSError):
+                while link.recv(65536):
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=lie, args=(server,), daemon=True)
+        thread.start()
+        with pytest.raises(Retryable):
+            echo(
+                Settings.model_validate({"node": {"association_timeout_s": 30}}),
+                Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=server.getsockname()[1]),
+            )
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 @pytest.fixture

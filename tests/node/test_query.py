@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, evt
+from pynetdicom.presentation import build_context
 
 from node import query
 from node.archive import Archive, Faults
 from node.errors import Refused, Retryable
+from node.peers import association
 from node.settings import NodeSection, Settings
 from tests.node.archive_files import study
 from tests.node.delivery import peer_at
@@ -120,3 +122,12 @@ def test_an_answer_that_ends_badly_is_no_answer(settings: Settings, answering: i
     """No query service, a refused query, one that breaks off: raised, never taken as a short list."""
     with pytest.raises(error):
         query.series_counts(settings, peer_at(answering), "1.2")
+
+
+def test_no_answer_is_lost_between_two_questions(settings: Settings, archive: Archive, tmp_path: Path) -> None:
+    """A hundred questions on one association bring a hundred times the same answers."""
+    study_uid, series_of = held(archive, tmp_path / "files")
+    with association(settings, peer_at(archive.port), [build_context(query.STUDY_ROOT_FIND)]) as link:
+        for _ in range(100):
+            answers = list(query.find(link, "SERIES", StudyInstanceUID=study_uid, SeriesInstanceUID=""))
+            assert {str(answer.SeriesInstanceUID) for answer in answers} == set(series_of.values())
