@@ -26,6 +26,7 @@ def verify(request: ComposeRequest, report: Dataset, seg: Dataset | None, decode
     if (report.VerificationFlag, report.CompletionFlag, report.PreliminaryFlag) != ("UNVERIFIED", "COMPLETE", "PRELIMINARY"):
         raise Refused("the SR does not say that it is complete, preliminary and unverified")
     _check_evidence(request, report, seg)
+    _check_predecessor(request, report)
     for item in _walk(report):
         _check_item(item)
     groups = [item for item in _walk(report) if _name(item) == GROUP]
@@ -51,6 +52,20 @@ def _check_evidence(request: ComposeRequest, report: Dataset, seg: Dataset | Non
     wanted = [source.SOPInstanceUID for source in request.sources] + ([seg.SOPInstanceUID] if seg is not None else [])
     if sorted(evidence) != sorted(set(wanted)):
         raise Refused("the SR's evidence is not the images and the SEG")
+
+
+def _check_predecessor(request: ComposeRequest, report: Dataset) -> None:
+    """Look that the report replaces the one the job's row names, and no other."""
+    named = [
+        (study.StudyInstanceUID, series.SeriesInstanceUID, instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID)
+        for study in report.get("PredecessorDocumentsSequence", ())
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    ]
+    told = request.job.predecessor
+    keys = ("series_instance_uid", "sop_class_uid", "sop_instance_uid")
+    if named != ([] if told is None else [(request.job.study_instance_uid, *(told[key] for key in keys))]):
+        raise Refused("the SR does not name the report that it replaces")
 
 
 def _check_item(item: Dataset) -> None:

@@ -58,9 +58,22 @@ def build(request: ComposeRequest, measured: Sequence[tuple[Segment, SegmentMeas
         series_description=wording.sr_description(request, segments),
         contributing_equipment=header.equipment(request),
         specific_character_set=None,
+        previous_versions=_replaced(request),
     )
     header.finish(dataset, request, KIND)
     return dataset
+
+
+def _replaced(request: ComposeRequest) -> list[Dataset] | None:
+    """Name the report of an earlier revision that somebody has, as the job's row does. Ref: PS3.3 C.17.2, (0040,A360)."""
+    told = request.job.predecessor
+    if told is None:
+        return None
+    former = Dataset()
+    former.StudyInstanceUID = request.job.study_instance_uid
+    former.SeriesInstanceUID, former.SOPClassUID = told["series_instance_uid"], told["sop_class_uid"]
+    former.SOPInstanceUID = told["sop_instance_uid"]
+    return [former]
 
 
 def _measurement_report(

@@ -19,8 +19,8 @@ def model_words(request: ComposeRequest) -> str:
 
 
 def seg_description(request: ComposeRequest) -> str:
-    """Name the SEG series: "AI Lung nodules 1.2.0 - unverified"."""
-    return _cut(f"AI {model_words(request)}", " - unverified")
+    """Name the SEG series: "AI Lung nodules 1.2.0 - unverified"; one that replaces another says "rev 2"."""
+    return _cut(f"AI {model_words(request)}", f" -{_revision(request)} unverified")
 
 
 def sr_description(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
@@ -30,8 +30,8 @@ def sr_description(request: ComposeRequest, segments: tuple[Segment, ...]) -> st
         head = ", ".join(f"{label}: {count} marked" for label, count in _counts(segments).items()) or f"No {_sought(request)} marked"
     else:
         head = ", ".join(f"{segment.name} {_ml(request, segment)}" for segment in segments) or "Nothing segmented"
-    tail = f" - AI {model.name} unverified"
-    whole = f"{head} - AI {model.name} {model.version} unverified"
+    tail = f" - AI {model.name}{_revision(request)} unverified"
+    whole = f"{head} - AI {model.name} {model.version}{_revision(request)} unverified"
     return ascii_only(whole) if len(whole) <= DESCRIPTION_CHARACTERS else _cut(head, tail)
 
 
@@ -53,9 +53,16 @@ def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
         sentences.append(f"{', '.join(organs)}.")
     elif not card.finds:
         sentences.append("Nothing was segmented.")
-    if job.revision > 1:
-        sentences.append(f"Revision {job.revision} of this study: it replaces results of earlier revisions.")
+    if job.predecessor is not None:
+        now, before = job.predecessor["revision"], job.predecessor["of_revision"]
+        sentences.append(f"Revision {now} of this study's images: this result replaces that of revision {before}.")
     return ascii_only(" ".join([*sentences, "Not verified by a physician."]))
+
+
+def _revision(request: ComposeRequest) -> str:
+    """Tell two results of one study apart in a list of series."""
+    told = request.job.predecessor
+    return "" if told is None else f" rev {told['revision']}"
 
 
 def _remark(request: ComposeRequest) -> str:

@@ -172,6 +172,14 @@ def request(scan: Scan | None = None, *, organs: bool = True, nodules: int = 2, 
     )
 
 
+def revised() -> ComposeRequest:
+    """Give the analysis of a second revision, whose first one's report was sent."""
+    first = request()
+    told = {"revision": 2, "of_revision": 1, "sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34"}
+    uids = {"sop_instance_uid": "2.25.70", "series_instance_uid": "2.25.701"}
+    return replace(first, job=replace(first.job, revision=2, job_id="8" * 64, predecessor=told | uids))
+
+
 def _marked(scan: Scan, labels: NDArray[np.uint8], corners: Any) -> tuple[NDArray[np.uint16], list[Finding]]:
     """Put findings in, and take their voxels out of the organs."""
     instances, findings = np.zeros(scan.shape, np.uint16), []

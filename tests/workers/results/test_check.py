@@ -30,6 +30,7 @@ def composed(form: str) -> tuple[ComposeRequest, tuple[ComposedObject, ...]]:
         "none": lambda: scans.request(nodules=0),
         "labelmap": lambda: scans.request(scans.Scan(shape=(10, 25, 31))),
         "oblique": lambda: scans.request(scans.Scan(plane="oblique")),
+        "revised": scans.revised,
     }[form]()
     return request, tuple(compose(request).objects)
 
@@ -58,7 +59,7 @@ def spoiled(form: str, kind: str, fault: Fault) -> tuple[ComposeRequest, list[Co
     return request, out
 
 
-@pytest.mark.parametrize("form", ["findings", "none", "labelmap", "oblique"])
+@pytest.mark.parametrize("form", ["findings", "none", "labelmap", "oblique", "revised"])
 def test_what_compose_wrote_passes(form: str) -> None:
     """The gate lets true results through, also after they were read and written again."""
     check.verify(*spoiled(form, "sr", lambda _: None))
@@ -326,3 +327,26 @@ def test_a_slice_of_another_patient_among_the_sources_is_refused(keyword: str, v
     setattr(foreign, keyword, value)
     with pytest.raises(Refused, match=f"do not agree on {keyword}"):
         check.verify(replace(request, sources=(*request.sources[:4], foreign, *request.sources[5:])), objects)
+
+
+def test_a_report_that_replaces_another_than_the_job_says_is_stopped() -> None:
+    """Neither a foreign predecessor, nor none, nor one where there is none to replace."""
+
+    def other(dataset: Dataset) -> None:
+        item = dataset.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+        item.ReferencedSOPInstanceUID = "2.25.71"
+
+    def none(dataset: Dataset) -> None:
+        del dataset.PredecessorDocumentsSequence
+
+    def one(dataset: Dataset) -> None:
+        dataset.PredecessorDocumentsSequence = composed_sr("revised").PredecessorDocumentsSequence
+
+    for form, fault in (("revised", other), ("revised", none), ("findings", one)):
+        with pytest.raises(Refused, match="does not name the report that it replaces"):
+            check.verify(*spoiled(form, "sr", fault))
+
+
+def composed_sr(form: str) -> Dataset:
+    """Give the SR of a form."""
+    return pydicom.dcmread(BytesIO(composed(form)[1][-1].dataset_bytes))

@@ -18,6 +18,8 @@ from tests.workers.results import scans
 from tests.workers.results.scans import Scan
 from workers.results import ComposeRequest, compose
 
+SR_3D = "1.2.840.10008.5.1.4.1.1.88.34"
+
 
 def read(request: ComposeRequest) -> dict[str, Dataset]:
     """Compose and read back."""
@@ -206,11 +208,30 @@ def test_the_equipment_says_which_weights_were_used() -> None:
         assert dataset.Manufacturer == "Overread"
 
 
-def test_a_second_revision_says_that_it_replaces_earlier_ones() -> None:
-    """A late slice leads to new results; a reader must see which ones count."""
+def test_a_result_that_replaces_another_says_so_and_names_it() -> None:
+    """A reader sees which result counts: in words, in the list of series, and by the reference that the standard has for it."""
+    request = scans.revised()
+    composed = compose(request)
+    assert "Revision 2 of this study's images: this result replaces that of revision 1." in composed.summary
+    assert compose(request).objects == composed.objects
+    written = read(request)
+    assert [written[kind].SeriesDescription for kind in ("seg", "sr")] == [
+        "AI Lung nodules 1.2.0 - rev 2 unverified",
+        "Nodule: 2 marked - AI lung-test 1.2.0 rev 2 unverified",
+    ]
+    (study,) = written["sr"].PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    (former,) = series.ReferencedSOPSequence
+    assert study.StudyInstanceUID == written["sr"].StudyInstanceUID
+    assert (series.SeriesInstanceUID, former.ReferencedSOPInstanceUID, former.ReferencedSOPClassUID) == ("2.25.701", "2.25.70", SR_3D)
+
+
+def test_a_later_revision_without_an_earlier_result_replaces_none() -> None:
+    """What was never sent is not spoken of."""
     request = scans.request()
     request = replace(request, job=replace(request.job, revision=2, job_id="8" * 64))
-    assert "Revision 2 of this study: it replaces results of earlier revisions." in compose(request).summary
+    assert "evision" not in compose(request).summary
+    assert "PredecessorDocumentsSequence" not in read(request)["sr"]
 
 
 def test_tracking_uids_stay_while_object_uids_change_with_the_generation() -> None:
