@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from node import ending, journal, keeping
+from node import audit, ending, journal, keeping
 from node.ending import Ended
 from node.errors import Refused, Retryable
 from node.ledger import Ledger, instances, removal
@@ -108,6 +108,8 @@ def remove_images(ledger: Ledger, ended: Ended, before: float) -> int:
     count = unlink(ledger, [path for _, path in taken], before)
     if taken:
         log.info("images.removed", study=study_uid, images=count, ended=str(ended.ending))
+        event = audit.Event(action="images purged", study_instance_uid=study_uid, reason=f"retention of {ended.ending}", objects=count)
+        audit.note(ledger.data_dir, event, ledger.clock())
     return count
 
 

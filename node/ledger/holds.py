@@ -12,8 +12,9 @@ from sqlalchemy.engine import Connection
 from node.ledger import Ledger
 from node.ledger.jobs import Claim
 from node.ledger.planning import drop_ahead
+from node.ledger.removal import patient_key
 from node.ledger.revisions import Revision, of_row, step_in
-from node.ledger.schema import HOLDS, INSTANCES, JOBS, REVISIONS, STAGE_TIMES
+from node.ledger.schema import HOLDS, INSTANCES, JOBS, PATIENTS, REVISIONS, STAGE_TIMES
 from node.study import JobState, RevisionState
 
 _LIVE = (JobState.QUEUED, JobState.RUNNING)
@@ -209,7 +210,17 @@ def note_patient(ledger: Ledger, claim: Claim, record: Mapping[str, Any]) -> Map
     with ledger.writing() as connection:
         connection.execute(sa.update(JOBS).where(*mine, JOBS.c.patient.is_(None)).values(patient=dict(record)))
         found: Mapping[str, Any] | None = connection.execute(sa.select(JOBS.c.patient).where(*mine)).scalar()
+        if found is not None:
+            _find_by(ledger, connection, claim.job.study_instance_uid, found.get("use", {}))
     return found
+
+
+def _find_by(ledger: Ledger, connection: Connection, study_uid: str, identity: Mapping[str, str]) -> None:
+    """Let a purge find the study under the patient that its results carry, too."""
+    ident, issuer = identity.get("PatientID", ""), identity.get("IssuerOfPatientID", "")
+    if ident:
+        row = {"study_instance_uid": study_uid, "patient_key": patient_key(ident), "issuer": issuer[:64]}
+        connection.execute(ledger.insert(PATIENTS).values(row).on_conflict_do_nothing())
 
 
 def reason_of(findings: Sequence[Finding]) -> str:

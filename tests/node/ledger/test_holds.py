@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.ledger import Ledger, instances, jobs, revisions
+from node.ledger import Ledger, instances, jobs, removal, revisions
 from node.ledger import holds as rows
 from node.ledger.holds import Ending, Finding
 from node.study import Instance, JobState, RevisionState, Stage
@@ -63,6 +63,12 @@ def test_whose_results_they_are_is_written_once(ledger: Ledger) -> None:
     assert jobs.get(ledger, claim.job.job_id).patient == {"said": "first"}
     jobs.release(ledger, claim, "again", 0)
     assert rows.note_patient(ledger, claim, {"said": "third"}) is None
+
+
+def test_a_study_is_found_by_the_patient_that_its_results_carry(ledger: Ledger) -> None:
+    """After a merge a purge asks for the new ID."""
+    rows.note_patient(ledger, compose_claim(ledger), {"said": "merged", "use": {"PatientID": "NEW-1"}})
+    assert [study for study, _ in removal.studies_of_patient(ledger, "NEW-1")] == ["1.2.3"]
 
 
 def test_a_trace_that_cannot_be_left_takes_the_move_back(ledger: Ledger) -> None:
