@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from node.ledger import Ledger, holds
+from node.ledger import Ledger, holds, removal
 from node.ledger.jobs import parcel_in
 from node.ledger.schema import (
     DECLINES,
@@ -23,16 +23,27 @@ from node.ledger.schema import (
 from node.study import DeliveryState, JobState, RevisionState
 
 LISTED = 20
+COUNTED_DAYS = 30
+STATES: Mapping[str, tuple[type[RevisionState | JobState | DeliveryState], tuple[str, ...]]] = {
+    "revisions": (RevisionState, removal.OPEN_REVISIONS),
+    "jobs": (JobState, removal.OPEN_JOBS),
+    "deliveries": (DeliveryState, removal.OPEN_DELIVERIES),
+}
 
 
 def overview(ledger: Ledger) -> dict[str, Any]:
-    """Count studies, jobs and deliveries by state, and list what a human should look at."""
+    """Count studies, jobs and deliveries by state, and list what a human should look at.
+
+    What is live is counted whole; what has ended, of the last COUNTED_DAYS, for a ledger of many years is counted no faster than read.
+    """
     now = ledger.clock()
+    since = now - COUNTED_DAYS * 86400.0
     with ledger.reading() as connection:
         return {
-            "revisions": _counts(connection, REVISIONS.c.state, RevisionState),
-            "jobs": _counts(connection, JOBS.c.state, JobState),
-            "deliveries": _counts(connection, DELIVERIES.c.state, DeliveryState),
+            "counted_days": COUNTED_DAYS,
+            "revisions": _counts(connection, REVISIONS, REVISIONS.c.last_arrival_at, since),
+            "jobs": _counts(connection, JOBS, JOBS.c.updated_at, since),
+            "deliveries": _counts(connection, DELIVERIES, DELIVERIES.c.ended_at, since),
             "queues": _queues(connection, now),
             "held": _revisions_to_look_at(connection),
             "failed_jobs": _jobs_to_look_at(connection),
@@ -54,33 +65,38 @@ def of_study(ledger: Ledger, name: str) -> dict[str, Any]:
 def _study(connection: Connection, study_uid: str) -> dict[str, Any]:
     received = sa.select(sa.func.count(), sa.func.count(sa.distinct(INSTANCES.c.series_instance_uid)))
     images, series = connection.execute(received.where(INSTANCES.c.study_instance_uid == study_uid, ~INSTANCES.c.conflict)).one()
-    revisions = sa.select(REVISIONS).where(REVISIONS.c.study_instance_uid == study_uid).order_by(REVISIONS.c.number)
+    mine = sa.select(REVISIONS).where(REVISIONS.c.study_instance_uid == study_uid).order_by(REVISIONS.c.number)
+    revisions = connection.execute(mine).all()
+    # What retention has forgotten is counted, what came after that as well.
+    images += max((row.images_were or 0 for row in revisions), default=0)
+    series += max((row.series_were or 0 for row in revisions), default=0)
     jobs = sa.select(JOBS).where(JOBS.c.study_instance_uid == study_uid).order_by(JOBS.c.created_at, JOBS.c.model)
     return {
         "study": study_uid,
         "images": images,
         "series": series,
         "holds": holds.history(connection, study_uid),
-        "revisions": [_revision(connection, row) for row in connection.execute(revisions).all()],
+        "revisions": [_revision(connection, row) for row in revisions],
         "jobs": [_job(connection, row) for row in connection.execute(jobs).all()],
     }
 
 
 def _revision(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     why = sa.select(DECLINES).where(DECLINES.c.revision_id == row.revision_id).order_by(DECLINES.c.model, DECLINES.c.series_instance_uid)
-    keys = ("number", "state", "opened_at", "last_arrival_at", "completed_at", "ended_at", "evidence", "reason", "warnings")
+    keys = ("number", "state", "opened_at", "last_arrival_at", "completed_at", "ended_at", "evidence", "sender", "reason", "warnings")
     return _some(row, keys) | {"declined": [_some(each, ("model", "series_instance_uid", "reason")) for each in connection.execute(why)]}
 
 
 def _job(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     keys = ("job_id", "generation", "revision", "model", "version", "mode", "priority", "state", "stage", "attempt", "created_at", "reason")
+    keys += ("provisional", "predecessor")
     times = sa.select(STAGE_TIMES).where(STAGE_TIMES.c.job_id == row.job_id).order_by(STAGE_TIMES.c.fence)
     deliveries = sa.select(DELIVERIES).where(DELIVERIES.c.job_id == row.job_id)
     parcel = parcel_in(connection, row.job_id)
     return _some(row, keys) | {
         # Who told whose results they are, never whose.
         "patient": (row.patient or {}).get("said"),
-        "images": sum(len(uids) for uids in row.inputs.values()),
+        "images": row.images_were or sum(len(uids) for uids in row.inputs.values()),
         "stages": [_some(each, ("stage", "attempt", "started_at", "ended_at", "outcome")) for each in connection.execute(times)],
         "summary": None if parcel is None else parcel.summary,
         "objects": [] if parcel is None else [{"kind": each.kind, "sop_instance_uid": each.sop_instance_uid} for each in parcel.objects],
@@ -99,9 +115,14 @@ def _delivery(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     return _some(row, keys) | counts
 
 
-def _counts(connection: Connection, column: sa.Column[Any], states: type[RevisionState | JobState | DeliveryState]) -> dict[str, int]:
-    found = {row[0]: row[1] for row in connection.execute(sa.select(column, sa.func.count()).group_by(column))}
-    return {str(state): int(found.get(str(state), 0)) for state in states}
+def _counts(connection: Connection, table: sa.Table, when: sa.Column[float], since: float) -> dict[str, int]:
+    """Count live rows, and those that ended since then: an entry of an index each, however many ended before."""
+    states, live = STATES[table.name]
+    state = table.c.state
+    recent = sa.select(state, sa.func.count()).where(state.in_(live)).group_by(state)
+    ended = sa.select(state, sa.func.count()).where(state.in_([each for each in states if each not in live]), when >= since)
+    found = {row[0]: row[1] for row in connection.execute(sa.union_all(recent, ended.group_by(state)))}
+    return {str(each): int(found.get(str(each), 0)) for each in states}
 
 
 def _queues(connection: Connection, now: float) -> dict[str, dict[str, Any]]:

@@ -50,6 +50,8 @@ def show_study(console: Console, study: Mapping[str, Any]) -> None:
     console.print(f"study {study['study']}: {study['images']} images in {study['series']} series")
     for revision in study["revisions"]:
         console.print(f"  revision {revision['number']}: {_state(revision)}{_because(revision['evidence'])}")
+        if revision["sender"]:
+            console.print(f"    {escape(_sender(revision['sender']))}")
         for warning in revision["warnings"] or ():
             console.print(f"    odd: {escape(warning)}")
         for entry in revision["declined"]:
@@ -59,6 +61,10 @@ def show_study(console: Console, study: Mapping[str, Any]) -> None:
     for job in study["jobs"]:
         console.print(f"  {job['model']} {job['version']}: {_state(job)}, {job['images']} images, {job['mode']}")
         console.print(f"    {', '.join(_stage(entry) for entry in job['stages']) or 'waits for a worker'}")
+        if job["provisional"]:
+            console.print("    prepared ahead on one count of the archive's; it goes on when a second one proves the study whole")
+        if job["predecessor"]:
+            console.print(f"    revision {job['predecessor']['revision']} replaces {job['predecessor']['of_revision']}")
         if job["patient"]:
             console.print(f"    patient: {escape(job['patient'])}")
         for entry in job["deliveries"]:
@@ -92,13 +98,19 @@ def _state(row: Mapping[str, Any]) -> str:
     return word + (f": {escape(row['reason'])}" if row["reason"] else "")
 
 
+def _sender(facts: Mapping[str, Any]) -> str:
+    """Say how the association ended that brought the last images."""
+    how = "released its association" if facts["released"] else "broke its association off"
+    return f"{facts['calling_ae']} {how} after {facts['images']} images"
+
+
 def _because(evidence: str | Mapping[str, Any] | None) -> str:
     said = evidence.get("said") if isinstance(evidence, Mapping) else evidence
     return f" ({escape(str(said))})" if said else ""
 
 
 def _show_overview(console: Console, facts: Mapping[str, Any]) -> None:
-    table = Table("", "state", "count")
+    table = Table("", "state", "count", caption=f"of what has ended, the last {facts['counted_days']} days")
     for what in ("revisions", "jobs", "deliveries"):
         for state, count in facts[what].items():
             if count:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from node import retention
-from node.ledger import Ledger, deliveries, instances, jobs, revisions
+from node import ending, retention, status
+from node.ledger import Ledger, again, deliveries, instances, jobs, removal, revisions
 from node.settings import Settings
-from node.study import Instance, Plan, RevisionState, Stage
+from node.spool import Spool
+from node.study import Instance, JobState, Plan, RevisionState, Stage
 from tests.node import work
 from tests.node.conftest import Clock
+from tests.node.wire import command, ct, encoded
 
 DAY_S = 86400
 
@@ -153,3 +158,143 @@ def test_a_folder_of_no_known_job_goes_after_a_day(settings: Settings, ledger: L
     assert stray.exists()
     swept(settings, ledger, clock, 0.2)
     assert not stray.exists()
+
+
+@pytest.mark.parametrize(
+    ("ends", "days"),
+    [("committed", 3), ("failed", 30), ("declined", 7)],
+)
+def test_days_count_by_how_the_work_ended(ledger: Ledger, clock: Clock, ends: str, days: float) -> None:
+    """Each ending has its own days; what the settings do not name keeps ours."""
+    given = {"node": {"data_dir": str(ledger.data_dir)}, "retention": {"images_days": {"committed": 3}}}
+    settings = Settings.model_validate(given)
+    stack = received(ledger)
+    if ends == "declined":
+        assert revisions.plan(ledger, work.freeze(ledger).revision_id, Plan(jobs=(), declined=()))
+    else:
+        work.planned(ledger, work.job_plan("job-1", [entry.sop_instance_uid for entry in stack]))
+        held = work.at_compose(ledger, jobs.get(ledger, "job-1"))
+        if ends == "failed":
+            assert jobs.fail(ledger, held, "no")
+        else:
+            assert jobs.written(ledger, held, work.parcel_of(held.job), ("archive",))
+            (delivery,) = deliveries.of_job(ledger, "job-1", 1)
+            claim = deliveries.claim(ledger, delivery.delivery_id, 8)
+            assert claim
+            assert deliveries.sent(ledger, claim, "2.25.1")
+            clock.now += 1
+            assert deliveries.report(ledger, "2.25.1", {entry.sop_instance_uid for entry in claim.parcel.objects}, {})
+    swept(settings, ledger, clock, days - 0.1)
+    assert there(ledger, stack) == 3
+    swept(settings, ledger, clock, 0.2)
+    assert there(ledger, stack) == 0
+
+
+def test_a_superseded_parcel_goes_sooner(settings: Settings, ledger: Ledger, clock: Clock) -> None:
+    """Nobody has it: a newer revision replaced it before it was sent."""
+    job = work.written_job(ledger)
+    parcel = settings.data_dir / "parcels" / job.job_id / "1"
+    parcel.mkdir(parents=True)
+    instances.index(ledger, work.slices(1, first=4))
+    assert jobs.get(ledger, job.job_id).state is JobState.SUPERSEDED
+    swept(settings, ledger, clock, 6.9)
+    assert parcel.exists()
+    swept(settings, ledger, clock, 0.2)
+    assert not parcel.exists()
+
+
+def test_rows_of_removed_images_are_forgotten_and_the_story_stays(settings: Settings, ledger: Ledger, clock: Clock) -> None:
+    """After their days only counts are left of the images; the same study sent again makes no second job."""
+    stack = received(ledger)
+    wanted = work.job_plan("job-1", [entry.sop_instance_uid for entry in stack])
+    work.planned(ledger, wanted)
+    assert jobs.decline(ledger, work.at_compose(ledger, jobs.get(ledger, "job-1")), "tilted")
+    swept(settings, ledger, clock, 8)
+    assert instances.reference(ledger, stack[0].sop_instance_uid) is not None
+    swept(settings, ledger, clock, 23)
+    assert instances.reference(ledger, stack[0].sop_instance_uid) is None
+    (shown,) = status.of_study(ledger, "1.2.3")["studies"]
+    assert (shown["images"], shown["series"], shown["jobs"][0]["images"], shown["jobs"][0]["reason"]) == (3, 1, 3, "tilted")
+    assert again.retry(ledger, "1.2.3").jobs == ()
+    received(ledger)
+    work.planned(ledger, wanted)
+    job = jobs.get(ledger, "job-1")
+    assert (job.state, job.inputs, job.revision) == (JobState.DECLINED, wanted.inputs, 2)
+
+
+def duplicate(spool: Spool, *, study: str = "1.2.3") -> Instance:
+    """Send the one image of a study through the spool."""
+    image = ct(SOPInstanceUID=f"{study}.1.1", StudyInstanceUID=study, SeriesInstanceUID=f"{study}.1")
+    return spool.store(command(image), encoded(image)).instance
+
+
+def ended_study(ledger: Ledger, clock: Clock) -> tuple[Spool, Instance]:
+    """Receive one image, and let nothing take it, a month ago."""
+    spool = Spool(ledger.data_dir, clock=clock)
+    image = duplicate(spool)
+    os.utime(ledger.data_dir / image.path, (clock.now, clock.now))
+    instances.index(ledger, [image])
+    assert revisions.plan(ledger, work.freeze(ledger).revision_id, Plan(jobs=(), declined=()))
+    clock.now += 30 * DAY_S
+    return spool, image
+
+
+def test_a_duplicate_acknowledged_just_now_keeps_its_study(settings: Settings, ledger: Ledger, clock: Clock) -> None:
+    """Somebody sends it again: its days begin anew."""
+    spool, image = ended_study(ledger, clock)
+    assert duplicate(spool).path == image.path
+    swept(settings, ledger, clock, 6.9)
+    assert there(ledger, [image]) == 1
+    swept(settings, ledger, clock, 0.2)
+    assert there(ledger, [image]) == 0
+
+
+def test_a_duplicate_acknowledged_between_mark_and_removal_is_kept(ledger: Ledger, clock: Clock) -> None:
+    """The file stays, and its row comes back as if the image had come anew."""
+    spool, image = ended_study(ledger, clock)
+    before = clock.now - DAY_S
+    ((_, path),) = removal.take(ledger, "1.2.3", before)
+    again_image = duplicate(spool)
+    assert path == again_image.path
+    assert retention.unlink(ledger, [path], before) == 0
+    instances.index(ledger, [again_image])
+    assert there(ledger, [image]) == 1
+    assert instances.paths(ledger, [image.sop_instance_uid]) == {image.sop_instance_uid: path}
+    assert revisions.of_study(ledger, "1.2.3")[-1].state is RevisionState.RECEIVING
+
+
+def test_whatever_is_acknowledged_while_retention_runs_is_there_afterwards(ledger: Ledger, clock: Clock) -> None:
+    """A sender, the index and retention race for one file; what was acknowledged last is in the spool and in the index."""
+    spool, image = ended_study(ledger, clock)
+    spool.clock = time.time
+    ended = ending.Ended(study_instance_uid="1.2.3", ending=ending.Ending.DECLINED, at=0.0)
+    stop = threading.Event()
+
+    def evict() -> None:
+        while not stop.is_set():
+            retention.remove_images(ledger, ended, time.time() - 0.002)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(evict)
+        for _ in range(60):
+            instances.index(ledger, [duplicate(spool)])
+            newest = revisions.of_study(ledger, "1.2.3")[-1]
+            if newest.state is RevisionState.RECEIVING:
+                assert there(ledger, [image]) == 1
+                revisions.complete(ledger, newest, {"said": "at once"})
+                revisions.plan(ledger, newest.revision_id, Plan(jobs=(), declined=()))
+        final = duplicate(spool)
+        instances.index(ledger, [final])
+        stop.set()
+        running.result()
+    assert there(ledger, [image]) == len(instances.paths(ledger, [image.sop_instance_uid]))
+    assert len(revisions.of_study(ledger, "1.2.3")) > 1, "retention never won"
+
+
+def test_an_image_that_comes_while_retention_removes_its_study_is_in_a_revision(ledger: Ledger, clock: Clock) -> None:
+    """Nothing is removed of a study that receives again."""
+    _, image = ended_study(ledger, clock)
+    late = dataclasses.replace(work.image("1.2.3.1.2"), received_at=clock.now)
+    instances.index(ledger, [late])
+    assert removal.take(ledger, "1.2.3", clock.now) == []
+    assert instances.paths(ledger, [image.sop_instance_uid])
