@@ -50,10 +50,17 @@ def _functions(tree: ast.Module, *, tests: bool) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{node.name} has {length} lines; below {LINES_PER_FUNCTION}, please"
         arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
         count = sum(argument.arg not in {"self", "cls"} for argument in arguments)
-        if count > PARAMETERS and not tests:  # fixtures are parameters, and a test has as many as it needs
+        # Fixtures are parameters, and a test has as many as it needs; a command has as many as it has options.
+        if count > PARAMETERS and not tests and not _is_command(node):
             yield node.lineno, f"{node.name} has {count} parameters; more than {PARAMETERS} are a dataclass"
         if tests and node.name.startswith("test_") and not ast.get_docstring(node):
             yield node.lineno, f"{node.name} has no sentence that says the behaviour"
+
+
+def _is_command(node: Function) -> bool:
+    """Tell whether typer makes a command of it: @app.command(...)."""
+    made_by = [entry.func for entry in node.decorator_list if isinstance(entry, ast.Call)]
+    return any(isinstance(maker, ast.Attribute) and maker.attr == "command" for maker in made_by)
 
 
 def _is_one_statement(node: Function) -> bool:

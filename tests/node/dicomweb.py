@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +21,7 @@ JSON = "application/dicom+json"
 
 @dataclass
 class Reply:
-    """One HTTP answer; `length` None ends it by closing the connection, so that it can break off."""
+    """One HTTP answer; `pieces` instead of a body end with the connection, so that it can break off."""
 
     body: bytes = b""
     kind: str = JSON
@@ -82,6 +82,25 @@ def _is_below(header: Dataset, uids: dict[str, str]) -> bool:
     return all(str(header[names[level]].value) == uid for level, uid in uids.items())
 
 
+def _send(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
+    handler.send_response(reply.status)
+    handler.send_header("Content-Type", reply.kind)
+    for name, value in reply.headers.items():
+        handler.send_header(name, value)
+    if reply.pieces is None:
+        handler.send_header("Content-Length", str(len(reply.body)))
+        handler.end_headers()
+        handler.wfile.write(reply.body)
+        return
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.close_connection = True
+    with suppress(OSError):  # the client has had enough
+        for piece in reply.pieces:
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+
+
 @contextmanager
 def serving(pacs: Pacs) -> Iterator[str]:
     """Serve; gives the root of its DICOMweb services."""
@@ -92,24 +111,7 @@ def serving(pacs: Pacs) -> Iterator[str]:
         def do_GET(self) -> None:
             pacs.headers.append(dict(self.headers))
             reply = pacs.answer(self.path)
-            self.send_response(reply.status)
-            self.send_header("Content-Type", reply.kind)
-            for name, value in reply.headers.items():
-                self.send_header(name, value)
-            if reply.pieces is None:
-                self.send_header("Content-Length", str(len(reply.body)))
-                self.end_headers()
-                self.wfile.write(reply.body)
-                return
-            self.send_header("Connection", "close")
-            self.end_headers()
-            self.close_connection = True
-            try:
-                for piece in reply.pieces:
-                    self.wfile.write(piece)
-                    self.wfile.flush()
-            except OSError:  # the client has had enough
-                return
+            _send(self, reply)
 
         def log_message(self, *_arguments: object) -> None:
             return

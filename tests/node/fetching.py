@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydicom import dcmread
 
+from node import fetch
 from node.archive import Archive
 from node.fetch import known
 from node.ledger import Ledger, instances, open_ledger
@@ -85,3 +86,15 @@ def place(folder: Path, port: int, **peer: Any) -> Place:
 def fill(archive: Archive, paths: Sequence[Path]) -> list[str]:
     """Put files into an archive; gives their SOP Instance UIDs."""
     return [archive.add(path) for path in paths]
+
+
+def run(node: Place, study_uid: str, series_uid: str | None = None) -> fetch.FetchOutcome:
+    """Plan and retrieve."""
+    plan = fetch.missing(node.settings, node.ledger, study_uid, series_uid)
+    return fetch.retrieve(node.settings, node.ledger, node.spool, plan)
+
+
+def moved(node: Place, port: int, **changes: Any) -> Place:
+    """Point a node at another port."""
+    peer = node.peer.model_copy(update={"port": port, **changes})
+    return Place(settings=node.settings.model_copy(update={"peers": (peer,)}), ledger=node.ledger, spool=node.spool)
