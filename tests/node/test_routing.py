@@ -318,3 +318,60 @@ def test_switching_a_model_off_takes_effect_for_planned_jobs() -> None:
     assert now({"model": "chest-ct", "mode": "off", "called_ae": ["OTHER"]}) is Mode.LIVE
     assert now({"model": "chest-ct", "mode": "off", "called_ae": ["OTHER"]}, reference=None) is Mode.LIVE
     assert now({"model": "brain-mr", "mode": "off"}) is Mode.LIVE
+
+
+@pytest.mark.parametrize(
+    ("when", "priority"),
+    [
+        ("called_ae is OVERREAD and BodyPartExamined is chest", 0),
+        ("Rows >= 512 and not StationName is CT3", 0),
+        ("called_ae is OTHER or SliceThickness > 3", 5),
+    ],
+)
+def test_a_rule_s_text_decides_the_priority(when: str, priority: int) -> None:
+    """AE titles and attributes in one condition; where it does not hold the default stays."""
+    (job,) = jobs_of(study(chest()), Rule(model="chest-ct", when=when, priority="stat"))
+    assert job.priority == priority
+
+
+def test_a_rule_or_a_card_that_looks_at_what_is_not_indexed_is_refused() -> None:
+    """A name in a condition's text or in a card that no image will ever have is told at start."""
+    with pytest.raises(Misconfigured, match="rule 1 looks at OperatorsName, which is not indexed"):
+        routing.check_rules((Rule(model="*", when="called_ae is X or not OperatorsName is Y"),), {})
+    with pytest.raises(Misconfigured, match="the card of chest-ct, input image, looks at OperatorsName"):
+        routing.check_rules((), {"chest-ct": card(conditions=[{"tag": "OperatorsName", "value": "x"}])})
+
+
+def test_several_models_take_one_series_each_by_its_own_rule() -> None:
+    """Two models on one study are two jobs: one live and urgent, one in the shadow."""
+    cards = {"one": card("one"), "two": card("two")}
+    plan = routing.route(study(chest()), cards, (Rule(model="two", mode="shadow"), Rule(model="*", priority="stat")), ("archive",))
+    assert [(job.model, job.mode, job.priority, job.destinations) for job in plan.jobs] == [
+        ("one", Mode.LIVE, 0, ("archive",)),
+        ("two", Mode.SHADOW, 5, ()),
+    ]
+    assert plan.declined == ()
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ({"region": ["head"]}, "it shows the chest, the model takes the head"),
+        ({"orientation": ["coronal", "sagittal"]}, "its slices are axial, the model takes coronal or sagittal"),
+        ({"contrast": ["with"]}, "its header does not tell whether contrast medium was given, the model takes with contrast medium"),
+        ({"kernel": ["soft"]}, "its header does not tell a known kernel, the model takes soft"),
+        ({"image_type_any": ["MPR", "REFORMATTED"]}, "its image type is another, the model takes MPR or REFORMATTED"),
+        (
+            {"conditions": [{"tag": "PatientID", "op": "is-not", "value": "P1"}]},
+            "the model asks that PatientID is not P1, which does not hold here",
+        ),
+    ],
+)
+def test_what_the_card_asks_is_said_in_its_words(accept: dict[str, Any], expected: str) -> None:
+    """The reason names the series' trait and what the model would take; of a condition only what the card itself says."""
+    assert reason(chest(), **accept) == expected
+
+
+def test_an_unknown_trait_is_taken_only_where_the_card_says_so() -> None:
+    """Silence of a header is no answer, unless the card accepts it as one."""
+    assert jobs_of(study(chest()), shelf=card(kernel=["soft", "unknown"], contrast=["without", "unknown"]))

@@ -115,3 +115,13 @@ def test_settings_do_not_change() -> None:
     """Settings are frozen once read."""
     with pytest.raises(Exception, match="frozen"):
         Settings().node.port = 5  # type: ignore[misc]
+
+
+def test_a_rule_s_condition_is_read_at_start(tmp_path: Path) -> None:
+    """A condition that cannot be read names the line and what is wrong with it; a good one stays as text."""
+    path = tmp_path / "overread.toml"
+    path.write_text('[[rules]]\nmodel = "*"\n\n[[rules]]\nmodel = "*"\nwhen = "SliceThickness < thin"\n', encoding="utf-8")
+    with pytest.raises(Misconfigured, match=r"overread\.toml:6: rules\.1\.when: .*needs one number"):
+        load(path, {})
+    path.write_text('[[rules]]\nmodel = "*"\nwhen = " called_ae is \'AI\' "\n', encoding="utf-8")
+    assert load(path, {}).rules[0].when == "called_ae is 'AI'"

@@ -19,6 +19,8 @@ def ct(number: int, description: str, images: int, step_mm: float, kernel: str =
         "BodyPartExamined": more.pop("part", None),
         "ContrastBolusAgent": more.pop("agent", None),
         "KVP": "120",
+        "RescaleIntercept": "-1024",
+        "RescaleSlope": "1",
     }
     plane = more.pop("plane", "axial")
     return Shown(
@@ -59,6 +61,8 @@ def pet(number: int, description: str, images: int, step_mm: float, *, corrected
         "ImageType": ["ORIGINAL", "PRIMARY"],
         "CorrectedImage": ["NORM", "DTIM", "ATTN", "SCAT", "DECY", "RAN"] if corrected else ["NORM", "DTIM", "DECY", "RAN"],
         "Units": "BQML",
+        "RescaleIntercept": "0",
+        "RescaleSlope": "2.5",
     }
     return Shown(
         number=number, modality="PT", description=description, images=images, step_mm=step_mm, plane="axial", pixel_mm=4.07,

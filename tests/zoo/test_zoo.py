@@ -11,7 +11,7 @@ from node import routing
 from node.study import Plan, Study
 from tests.zoo import other, resonance, table, tomography
 from tests.zoo.series import Case, write
-from workers import folder
+from workers import folder, pipeline
 
 CASES = (*tomography.CASES, *resonance.CASES, *other.CASES)
 SHELF = card.discover(card.folders(table.CARDS, starters=True))
@@ -74,3 +74,18 @@ def test_reasons_hold_no_patient_data_and_no_numbers_of_objects(tmp_path: Path) 
             assert not any(word in entry.reason for word in ("Zoo", "Animal", "ZOO-", "2.25."))
             assert entry.reason.isprintable()
             assert len(entry.reason) < 200
+
+
+@pytest.mark.parametrize(("name", "model"), [("brain-four-siemens-de", "mr-four"), ("petct-siemens-de", "pet-ct")])
+def test_a_job_of_several_roles_is_prepared_into_a_volume_each(name: str, model: str, tmp_path: Path) -> None:
+    """What routing chose for the roles of a model is what prepare reads: one volume a role, each from its own series."""
+    case = next(case for case in CASES if case.name == name)
+    found = folder.read(write(case, tmp_path))
+    (study,) = folder.studies(found)
+    (job,) = (job for job in routing.route(study, SHELF, (), ()).jobs if job.model == model)
+    files = {image.sop_instance_uid: Path(image.path) for image in found}
+    prepared = pipeline.read_volumes(SHELF[model], {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()})
+    volumes = prepared[0]
+    expected = EXPECTED[name].takes[model]
+    images = {shown.number: shown.images for shown in case.series}
+    assert {role: volume.grid.shape[0] for role, volume in volumes.items()} == {role: images[number] for role, number in expected.items()}
