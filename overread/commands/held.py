@@ -8,7 +8,7 @@ import json
 from rich.console import Console
 from rich.markup import escape
 
-from node import holds
+from node import holds, journal
 from node.ledger import holds as rows
 from node.ledger import open_ledger
 from node.settings import Settings
@@ -38,6 +38,7 @@ def show(settings: Settings, *, as_json: bool) -> None:
 
 def end(settings: Settings, study_uid: str, word: tuple[str, str], *, release: bool, as_json: bool) -> None:
     """Release or drop one study by the word (by, because); raises Refused where none is held or the words quote the patient."""
+    journal.configure(process="held", level="WARNING")
     ledger = open_ledger(settings)
     try:
         revision = (holds.release if release else holds.drop)(ledger, study_uid, *word)

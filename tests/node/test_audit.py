@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from node import audit
+from node import audit, deliver, retention
+from node.archive import Archive
 from node.audit import Event
+from node.ledger import Ledger, instances, revisions
+from node.spool import Spool, StoreCommand
+from node.study import Plan
+from tests.node.archive_files import image
+from tests.node.conftest import Clock
+from tests.node.delivery import claim_of, peer_at, settings_for, written
+from tests.node.work import freeze
 
 NOW = 1_700_000_000.0
 EVENT = Event(action="results sent", study_instance_uid="1.2.3", peers=("ARCHIVE 10.0.0.9",), objects=2, details={"job": "j1"})
@@ -85,3 +97,38 @@ def test_an_own_event_that_cannot_be_written_is_journalled_and_stops_nothing(tmp
     assert "audit.unwritable" in "".join(capsys.readouterr())
     with pytest.raises(OSError, match="File exists"):
         audit.require(tmp_path, EVENT, NOW)
+
+
+def test_results_that_were_sent_and_images_that_were_purged_leave_their_lines(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
+    """To whom, of which study, how many; nothing of whose."""
+    with Archive(tmp_path / "archive", "PACS") as archive:
+        settings = settings_for(ledger, peer_at(archive.port))
+        parcel = written(ledger)
+        deliver.send(settings, ledger, claim_of(ledger, parcel))
+    spool = Spool(ledger.data_dir, clock=clock)
+    command = StoreCommand(
+        sop_class_uid=str(CTImageStorage),
+        sop_instance_uid="1.2.9.1.1",
+        transfer_syntax_uid=str(ExplicitVRLittleEndian),
+        calling_ae="PACS",
+        called_ae="OVERREAD",
+        peer_host="127.0.0.1",
+    )
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = False, True
+    dataset = image("1.2.9", "1.2.9.1")
+    dataset.SOPInstanceUID = "1.2.9.1.1"
+    write_dataset(buffer, dataset)
+    stored = spool.store(command, buffer.getvalue()).instance
+    os.utime(ledger.data_dir / stored.path, (clock.now, clock.now))
+    instances.index(ledger, [stored])
+    assert revisions.plan(ledger, freeze(ledger, "1.2.9").revision_id, Plan(jobs=(), declined=()))
+    clock.now += 30 * 86400
+    retention.sweep(settings, ledger)
+    told = audit.read(ledger.data_dir)
+    actions = {line["EventIdentification"]["EventTypeCode"]["csd-code"]: line for line in told}
+    assert actions["results sent"]["ActiveParticipant"][1]["UserID"] == "PACS"
+    purged = actions["images purged"]["ParticipantObjectIdentification"][0]
+    assert purged["ParticipantObjectID"] == "1.2.9"
+    assert {"type": "objects", "value": "1"} in purged["ParticipantObjectDetail"]
+    assert "PHANTOM" not in json.dumps(told).upper()
