@@ -94,3 +94,41 @@ def test_two_cards_may_not_share_a_name(tmp_path: Path) -> None:
     shelve(tmp_path, GOOD, "b")
     with pytest.raises(card.BadCard, match="is taken by"):
         card.discover([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("accept", "message"),
+    [
+        ('orientation = ["axial", "slanted"]', "inputs.0.accept.orientation.1"),
+        ('kernels = ["soft"]', "inputs.0.accept.kernels"),
+        ("slices = [40, 20]", "slices runs from 40 to 20"),
+        ('conditions = [{ tag = "Rows", op = "above", value = "many" }]', "'above' needs one number"),
+        ('conditions = [{ tag = "Rows", op = "eval", value = "1" }]', "inputs.0.accept.conditions.0.op"),
+    ],
+)
+def test_what_a_series_must_be_is_checked_when_the_card_is_read(tmp_path: Path, accept: str, message: str) -> None:
+    """A word that no series can ever be, an unknown key, a range upside down: refused with the key."""
+    text = GOOD.replace('accept = { modality = ["CT"] }', f'[inputs.accept]\nmodality = ["CT"]\n{accept}')
+    with pytest.raises(card.BadCard) as caught:
+        card.read(shelve(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_the_digest_covers_what_chooses_the_series(tmp_path: Path) -> None:
+    """Other acceptance, other points or another frame's demand is another card; an evaluation is not."""
+    texts = [
+        GOOD,
+        GOOD.replace('modality = ["CT"] }', 'modality = ["CT"], region = ["abdomen"] }'),
+        GOOD.replace("reference = true", "reference = true\nscore = { kernel = { soft = 1 } }"),
+        GOOD.replace("reference = true", "reference = true\nscore = { kernel = { soft = 2 } }"),
+        GOOD.replace("reference = true", "reference = true\nsame_frame = true"),
+    ]
+    digests = [card.read(shelve(tmp_path / str(number), text)).digest for number, text in enumerate(texts)]
+    assert len(set(digests)) == len(texts)
+    assert card.read(shelve(tmp_path / "evaluated", GOOD.replace("2026-01-01", "2026-02-02"))).digest == digests[0]
+
+
+def test_a_score_refuses_a_word_it_does_not_know(tmp_path: Path) -> None:
+    """A misspelt value would silently earn nothing."""
+    with pytest.raises(card.BadCard, match=r"score\.kernel"):
+        card.read(shelve(tmp_path, GOOD.replace("reference = true", "reference = true\nscore = { kernel = { softt = 1 } }")))
