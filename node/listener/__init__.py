@@ -1,26 +1,28 @@
-"""The DICOM listener: C-ECHO, C-STORE into the spool, N-EVENT-REPORT of storage commitment.
+"""The DICOM listener: C-ECHO, C-STORE into the spool, N-EVENT-REPORT of storage commitment, notices of availability.
 
     acceptor.py   associations: who may, in which contexts, within which limits
     wire.py       their bytes: deadlines, limits, waiting
     intake.py     C-STORE: fragments into the spool, the answer
     indexer.py    the ledger's index, behind the acknowledgement's back
 
-Ref: PS3.4 A, B, J
+Ref: PS3.4 A, B, J, R
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
-from node import journal
+from node import availability, journal
 from node.ledger import Ledger, open_ledger
 from node.listener.acceptor import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, Door, Link
-from node.listener.indexer import Indexer
+from node.listener.indexer import Ended, Indexer
 from node.listener.intake import Counters
 from node.peers import application_entity, may_call, server_tls
 from node.settings import Settings
@@ -67,7 +69,8 @@ class Listener:
         ae.add_supported_context(Verification)
         # The archive that reports proposes itself as SCP; one that proposes no role is heard as well: PS3.4 J.3.3
         ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
+        ae.add_supported_context(availability.SOP_CLASS)
+        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self._on_report), (evt.EVT_N_CREATE, self._on_notice)]
         self._door = Door(ae, self.settings.node, self, ssl_context=server_tls(self.settings), evt_handlers=handlers)
         self._indexer.start()
         threading.Thread(target=self._door.serve_forever, kwargs={"poll_interval": 0.1}, name="door", daemon=True).start()
@@ -106,6 +109,22 @@ class Listener:
                 "instance.conflict", sop=instance.sop_instance_uid, study=instance.study_instance_uid, calling_ae=instance.calling_ae
             )
         self._indexer.put(instance)
+
+    def ended(self, calling_ae: str, brought: Mapping[str, int], *, released: bool) -> None:
+        """Note with each study how the association ended that brought images of it."""
+        now = self._ledger.clock()
+        for study_uid, images in brought.items():
+            self._indexer.remark(Ended(study_instance_uid=study_uid, calling_ae=calling_ae, images=images, released=released, at=now))
+
+    def _on_notice(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        """Keep an Instance Availability Notification; whatever goes wrong, the peer is told so."""
+        request = event.request
+        told_by = event.assoc.requestor.ae_title.strip()
+        try:
+            return availability.on_notice(self._ledger, str(request.AffectedSOPInstanceUID or ""), event.attribute_list, told_by)  # type: ignore[union-attr]
+        except Exception as error:  # noqa: BLE001 -- the process edge
+            log.error("notice.failed", error=type(error).__name__, peer=event.assoc.requestor.address)  # noqa: TRY400 -- values
+            return PROCESSING_FAILURE, None
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         """Hand a commitment report to its room; whatever goes wrong, the peer is told to try again."""

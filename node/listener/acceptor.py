@@ -19,6 +19,7 @@ import socketserver
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pydicom.uid import UID
@@ -51,6 +52,9 @@ class Policy(Reception, Protocol):
 
     def refusal(self, calling_ae: str, called_ae: str, host: str) -> tuple[int, int, int] | None:
         """Give the rejection for a caller, or None."""
+
+    def ended(self, calling_ae: str, brought: Mapping[str, int], *, released: bool) -> None:
+        """Take note of an association that brought images of these studies and is over; must not block."""
 
 
 class Gate(ACSE):
@@ -158,6 +162,8 @@ class Link(Association):
             self.server.forget(self)
             self.dimse.abandon()
             self._drop()
+            if self.dimse.brought:
+                self.policy.ended(self.calling_ae, self.dimse.brought, released=bool(self.is_released))
 
     def end(self) -> None:
         """Close the connection without a word."""

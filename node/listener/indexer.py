@@ -5,9 +5,11 @@ The spool is the truth: what is not indexed when the process ends is found again
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
+from dataclasses import dataclass
 from itertools import islice
 from math import inf
 
@@ -15,7 +17,7 @@ import sqlalchemy as sa
 
 from node import journal
 from node.errors import Retryable
-from node.ledger import Ledger, instances
+from node.ledger import Ledger, instances, looks
 from node.ledger.schema import INSTANCES
 from node.spool import Spool
 from node.study import Instance
@@ -27,6 +29,17 @@ QUEUE_MAX = 50_000  # beyond it instances are left to a rescan, not to memory
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 10.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How an association ended that brought images of a study: a remark in the ledger, behind those images."""
+
+    study_instance_uid: str
+    calling_ae: str
+    images: int
+    released: bool
+    at: float
+
+
 class Indexer(threading.Thread):
     """The one writer of the instance index in this process. A ledger that fails is tried for ever, with back-off."""
 
@@ -34,7 +47,7 @@ class Indexer(threading.Thread):
         super().__init__(name="indexer", daemon=True)
         self._ledger = ledger
         self._spool = spool
-        self._queue: queue.Queue[Instance] = queue.Queue(QUEUE_MAX)
+        self._queue: queue.Queue[Instance | Ended] = queue.Queue(QUEUE_MAX)
         self._rescan = threading.Event()
         self._rescan.set()
         self._ending = threading.Event()
@@ -49,6 +62,11 @@ class Indexer(threading.Thread):
         except queue.Full:
             self._rescan.set()
 
+    def remark(self, ended: Ended) -> None:
+        """Queue a remark behind the instances it is about; never blocks, may be lost."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(ended)
+
     @property
     def waiting(self) -> int:
         """Give how many instances are not indexed yet."""
@@ -61,8 +79,10 @@ class Indexer(threading.Thread):
                 self._rescan.clear()
                 self._index_incoming()
             batch = self._batch()
-            if batch and not self._write(batch):
+            arrived = [entry for entry in batch if isinstance(entry, Instance)]
+            if arrived and not self._write(arrived):
                 return
+            self._write_remarks([entry for entry in batch if isinstance(entry, Ended)])
             self._retry_stuck()
 
     def stop(self, within_s: float = 10) -> None:
@@ -70,7 +90,7 @@ class Indexer(threading.Thread):
         self._ending.set()
         self.join(within_s)
 
-    def _batch(self) -> list[Instance]:
+    def _batch(self) -> list[Instance | Ended]:
         try:
             batch = [self._queue.get(timeout=BATCH_WAIT_S)]
         except queue.Empty:
@@ -100,6 +120,15 @@ class Indexer(threading.Thread):
             else:
                 self.indexed += len(batch)
                 return True
+
+    def _write_remarks(self, remarks: list[Ended]) -> None:
+        """Write how associations ended; what the ledger does not take is no loss."""
+        for ended in {entry.study_instance_uid: entry for entry in remarks}.values():
+            facts = {"calling_ae": ended.calling_ae, "images": ended.images, "released": ended.released, "at": ended.at}
+            try:
+                looks.sender_ended(self._ledger, ended.study_instance_uid, facts)
+            except Exception as error:  # noqa: BLE001 -- whatever the database says
+                log.warning("remark.lost", error=type(error).__name__)
 
     def _one_by_one(self, batch: list[Instance], error: str) -> None:
         """Index the others of a batch that the ledger will not take; the one at fault waits and is tried again, for ever."""

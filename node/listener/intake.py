@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -105,6 +106,7 @@ class Intake(DIMSEServiceProvider):
         self._store: _Store | None = None
         self._other = False  # whether a data set of another message is expected
         self._other_bytes = 0
+        self.brought: Counter[str] = Counter()  # images kept, by study
         self._lock = threading.Lock()  # between the reading thread and whoever ends the association
         self._closed = False
 
@@ -234,6 +236,7 @@ class Intake(DIMSEServiceProvider):
         except Exception as error:  # noqa: BLE001 -- the process edge: the sender keeps its copy
             log.error("instance.failed", error=type(error).__name__)  # noqa: TRY400 -- a traceback's values may be a patient's
             return PROCESSING_FAILURE, "the node failed to keep the instance"
+        self.brought[stored.instance.study_instance_uid] += 1
         self._reception.stored(stored)
         return 0x0000, ""
 

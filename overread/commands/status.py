@@ -49,27 +49,35 @@ def show_study(console: Console, study: Mapping[str, Any]) -> None:
     """Print one study's story: revisions and reasons, each job's stages with seconds, each delivery."""
     console.print(f"study {study['study']}: {study['images']} images in {study['series']} series")
     for revision in study["revisions"]:
-        console.print(f"  revision {revision['number']}: {_state(revision)}{_because(revision['evidence'])}")
-        if revision["sender"]:
-            console.print(f"    {escape(_sender(revision['sender']))}")
-        for warning in revision["warnings"] or ():
-            console.print(f"    odd: {escape(warning)}")
-        for entry in revision["declined"]:
-            console.print(f"    {entry['model']} does not take {entry['series_instance_uid']}: {escape(entry['reason'])}")
+        _show_revision(console, revision)
     for entry in study["holds"]:
         console.print(f"  {escape(_hold(entry))}")
     for job in study["jobs"]:
-        console.print(f"  {job['model']} {job['version']}: {_state(job)}, {job['images']} images, {job['mode']}")
-        console.print(f"    {', '.join(_stage(entry) for entry in job['stages']) or 'waits for a worker'}")
-        if job["provisional"]:
-            console.print("    prepared ahead on one count of the archive's; it goes on when a second one proves the study whole")
-        if job["predecessor"]:
-            console.print(f"    revision {job['predecessor']['revision']} replaces {job['predecessor']['of_revision']}")
-        if job["patient"]:
-            console.print(f"    patient: {escape(job['patient'])}")
-        for entry in job["deliveries"]:
-            sent = "" if entry["sent_at"] is None else f" {entry['sent_at'] - entry['created_at']:.1f} s after it was written"
-            console.print(f"    to {entry['destination']}: {_state(entry)}, {entry['sent']} of {entry['objects']} objects sent{sent}")
+        _show_job(console, job)
+
+
+def _show_revision(console: Console, revision: Mapping[str, Any]) -> None:
+    console.print(f"  revision {revision['number']}: {_state(revision)}{_because(revision['evidence'])}")
+    if revision["sender"]:
+        console.print(f"    {escape(_sender(revision['sender']))}")
+    for warning in revision["warnings"] or ():
+        console.print(f"    odd: {escape(warning)}")
+    for entry in revision["declined"]:
+        console.print(f"    {entry['model']} does not take {entry['series_instance_uid']}: {escape(entry['reason'])}")
+
+
+def _show_job(console: Console, job: Mapping[str, Any]) -> None:
+    console.print(f"  {job['model']} {job['version']}: {_state(job)}, {job['images']} images, {job['mode']}")
+    console.print(f"    {', '.join(_stage(entry) for entry in job['stages']) or 'waits for a worker'}")
+    if job["provisional"]:
+        console.print("    prepared ahead on one count of the archive's; it goes on when a second one proves the study whole")
+    if job["predecessor"]:
+        console.print(f"    revision {job['predecessor']['revision']} replaces {job['predecessor']['of_revision']}")
+    if job["patient"]:
+        console.print(f"    patient: {escape(job['patient'])}")
+    for entry in job["deliveries"]:
+        sent = "" if entry["sent_at"] is None else f" {entry['sent_at'] - entry['created_at']:.1f} s after it was written"
+        console.print(f"    to {entry['destination']}: {_state(entry)}, {entry['sent']} of {entry['objects']} objects sent{sent}")
 
 
 def stage_seconds(study: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
