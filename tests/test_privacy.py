@@ -86,7 +86,9 @@ def test_a_whole_run_says_nothing_of_the_patient(tmp_path: Path) -> None:
             ledger = open_ledger(site.settings)
             assert Follower(Console(quiet=True), ledger, truth.study_instance_uid).follow(240)["jobs"][0]["state"] == "WRITTEN"
             assert [path.suffix for path in (site.settings.data_dir / "parcels").rglob("*.dcm")] == [".dcm", ".dcm"]
-        text = [(str(path), path.read_bytes()) for path in tmp_path.glob("site/*.log")]
+        trail = list((site.settings.data_dir / "audit").glob("*.jsonl"))
+        assert trail, "the run left no audit trail to search"
+        text = [(str(path), path.read_bytes()) for path in [*tmp_path.glob("site/*.log"), *trail]]
     assert any(b"stage.ended" in content for _name, content in text), "the run left no journal to search"
     assert any(b"overread.prepare" in line for line in lines), "no message was overheard"
     assert any(truth.study_instance_uid.encode() in content for _name, content in text), (
