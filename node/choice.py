@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from models.card import Card, InputPart
-from node.fit import Fit, Misfit, either, judge
+from node.fit import Fit, Looks, Misfit, either, judge
 from node.score import Candidate, candidate, series_name, worse
 from node.study import Study
 
@@ -25,14 +25,15 @@ class Choice:
     reasons: Mapping[str, str]
 
 
-def choose(study: Study, card: Card) -> Choice:
+def choose(study: Study, card: Card, looks: Looks | None = None) -> Choice:
     """Find the combination that earns most points over all roles; equal ones by rank, the reference role first."""
+    looks = {} if looks is None else looks
     parts = sorted(card.inputs, key=lambda part: not part.reference)
     fits: dict[str, list[Candidate]] = {part.role: [] for part in parts}
     misfits: dict[str, dict[str, Misfit]] = {}
     for series in study.series:
         for part in parts:
-            verdict = judge(series, part.accept)
+            verdict = judge(series, part.accept, looks)
             if isinstance(verdict, Fit):
                 fits[part.role].append(candidate(verdict, part))
             else:

@@ -115,8 +115,21 @@ class Misfit:
         return f"{self.what}, the model takes {either(self.takes)}" if self.takes else self.what
 
 
-def judge(series: Series, accept: Accept) -> Fit | Misfit:
-    """Give what of the series the input takes, or why it takes nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a look at a series showed: the images whose type and view are wanted, and what they are. Without any: no more."""
+
+    members: tuple[Instance, ...]
+    stack: Stack | None = None
+    traits: Traits | None = None
+
+
+# Looks at series by UID and by what was left out: several models and roles of one study look for the same.
+Looks = dict[tuple[object, ...], Look]
+
+
+def judge(series: Series, accept: Accept, looks: Looks | None = None) -> Fit | Misfit:
+    """Give what of the series the input takes, or why it takes nothing; `looks` keeps what was seen, within one study.
 
     Images whose type the card excludes (a localizer within the series) are left out, the others judged.
     """
@@ -124,19 +137,30 @@ def judge(series: Series, accept: Accept) -> Fit | Misfit:
     misfit = Misfit(what=reason) if reason else _kind(series.instances[0], accept)
     if misfit:
         return misfit
-    modality = str(series.instances[0].header.get("Modality"))
+    looks = {} if looks is None else looks
+    key = (series.series_instance_uid, accept.image_type_none, accept.view, accept.laterality)
+    look = looks[key] if key in looks else looks.setdefault(key, _look(series, accept))
+    if look.stack is None or look.traits is None:
+        found = sorted({word.upper() for word in accept.image_type_none} & image_types(series.instances[0]))
+        return Misfit(what=f"its images are of type {', '.join(found)}", far=1)
+    misfit = _check(look.members[0], look.stack, look.traits, accept)
+    return misfit or Fit(series=series, instances=look.members, stack=look.stack, traits=look.traits)
+
+
+def _look(series: Series, accept: Accept) -> Look:
     excluded = {word.upper() for word in accept.image_type_none}
     members = _of_view(tuple(entry for entry in series.instances if not excluded & image_types(entry)), accept)
-    if not members:
-        found = sorted(excluded & image_types(series.instances[0]))
-        return Misfit(what=f"its images are of type {', '.join(found)}", far=1)
-    stack, found_traits = measure(members), traits.read(members)
-    first, unit = members[0], "slice" if modality in VOLUMES else "image"
+    return Look(members=members, stack=measure(members), traits=traits.read(members)) if members else Look(members=())
+
+
+def _check(first: Instance, stack: Stack, found: Traits, accept: Accept) -> Misfit | None:
+    """Give the first thing that does not fit, and how many checks came before it."""
+    unit = "slice" if str(first.header.get("Modality", "")) in VOLUMES else "image"
     checks: tuple[Callable[[], Misfit | None], ...] = (
         lambda: _purpose(first, accept),
         lambda: _text(first, accept),
-        lambda: _region(found_traits, accept),
-        *(partial(_trait, found_traits, accept, key, framed=stack.framed) for key in TRAITS),
+        lambda: _region(found, accept),
+        *(partial(_trait, found, accept, key, framed=stack.framed) for key in TRAITS),
         lambda: _conditions(first, accept),
         lambda: _counts(stack, accept, unit),
     )
@@ -144,7 +168,7 @@ def judge(series: Series, accept: Accept) -> Fit | Misfit:
         misfit = check()
         if misfit is not None:
             return replace(misfit, far=far)
-    return Fit(series=series, instances=members, stack=stack, traits=found_traits)
+    return None
 
 
 def _of_view(images: tuple[Instance, ...], accept: Accept) -> tuple[Instance, ...]:
@@ -155,6 +179,11 @@ def _of_view(images: tuple[Instance, ...], accept: Accept) -> tuple[Instance, ..
     found = [(entry, traits.read((entry,))) for entry in images]
     wanted = tuple(entry for entry, each in found if (not views or each.view in views) and (not sides or each.laterality in sides))
     return wanted or images
+
+
+def loaded(stack: Stack, accept: Accept) -> Misfit | None:
+    """Judge a volume that was loaded from frames by the limits that their headers could not be judged by."""
+    return _counts(stack, accept, "slice")
 
 
 def no_images(series: Series) -> str | None:
@@ -271,7 +300,7 @@ def _counts(stack: Stack, accept: Accept, unit: str) -> Misfit | None:
     held = f"it has {stack.slices} {unit}{'' if stack.slices == 1 else 's'}"
     if stack.slices < low:
         return Misfit(what=f"{held}, the model needs at least {low}")
-    if stack.slices > high:
+    if stack.slices > high and not stack.framed:  # frames may hold several volumes; prepare counts the one that is analysed
         return Misfit(what=f"{held}, the model takes at most {high}")
     if stack.framed:
         return None

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from models.card import ShelvedCard
 from node.choice import choose
+from node.fit import Looks
 from node.rules import PRIORITIES, check_rules, mode_now, number, rule_for
 from node.score import Candidate
 from node.settings import Rule
@@ -27,8 +28,9 @@ def route(study: Study, cards: Mapping[str, ShelvedCard], rules: Sequence[Rule],
     """Give the jobs of a study, and for every model a reason for each series it does not take."""
     jobs: list[JobPlan] = []
     declined: list[Declined] = []
+    looks: Looks = {}
     for name, shelved in sorted(cards.items()):
-        choice = choose(study, shelved.card)
+        choice = choose(study, shelved.card, looks)
         reasons = dict(choice.reasons)
         if choice.chosen is not None:
             reference = choice.chosen[shelved.card.reference_role].fit.instances[0]
