@@ -89,11 +89,11 @@ def _revision(connection: Connection, row: Row[Any]) -> dict[str, Any]:
 
 def _job(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     keys = ("job_id", "generation", "revision", "model", "version", "mode", "priority", "state", "stage", "attempt", "created_at", "reason")
-    keys += ("provisional", "predecessor")
+    more = ("provisional", "predecessor")
     times = sa.select(STAGE_TIMES).where(STAGE_TIMES.c.job_id == row.job_id).order_by(STAGE_TIMES.c.fence)
     deliveries = sa.select(DELIVERIES).where(DELIVERIES.c.job_id == row.job_id)
     parcel = parcel_in(connection, row.job_id)
-    return _some(row, keys) | {
+    return _some(row, keys + more) | {
         # Who told whose results they are, never whose.
         "patient": (row.patient or {}).get("said"),
         "images": row.images_were or sum(len(uids) for uids in row.inputs.values()),
