@@ -79,20 +79,22 @@ def stop(ledger: Ledger, claim: Claim, findings: Sequence[Finding], record: Call
     job, now, reason = claim.job, ledger.clock(), f"held: {reason_of(findings)}"
     ended = {"state": JobState.CANCELLED, "fence": JOBS.c.fence + 1, "updated_at": now, "lease_until": None, "reason": reason}
     mine = (JOBS.c.job_id == job.job_id, JOBS.c.state == JobState.RUNNING, JOBS.c.fence == claim.fence)
-    others = (JOBS.c.study_instance_uid == job.study_instance_uid, JOBS.c.revision == job.revision, JOBS.c.state.in_(_LIVE))
     with ledger.writing() as connection:
         ledger.lock(connection, [job.study_instance_uid])
-        if connection.execute(sa.update(JOBS).where(*mine).values(ended)).rowcount != 1:
+        # A newer revision may have taken the job over while it ran: what counts is whose it is now.
+        number = connection.execute(sa.update(JOBS).where(*mine).values(ended).returning(JOBS.c.revision)).scalar()
+        if number is None:
             return False
         times = sa.update(STAGE_TIMES).where(STAGE_TIMES.c.job_id == job.job_id, STAGE_TIMES.c.fence == claim.fence)
         connection.execute(times.values(ended_at=now, outcome="held"))
+        others = (JOBS.c.study_instance_uid == job.study_instance_uid, JOBS.c.revision == number, JOBS.c.state.in_(_LIVE))
         connection.execute(sa.update(JOBS).where(*others).values(ended))
         newest = sa.select(REVISIONS).where(REVISIONS.c.study_instance_uid == job.study_instance_uid).order_by(REVISIONS.c.number.desc())
         row = connection.execute(newest.limit(1)).one_or_none()
-        if row is not None and (row.number, row.state) == (job.revision, RevisionState.PLANNED):
+        if row is not None and (row.number, row.state) == (number, RevisionState.PLANNED):
             held = {"state": RevisionState.HELD, "reason": reason_of(findings), "ended_at": None}
             if step_in(connection, of_row(row), RevisionState.PLANNED, held):
-                _open(connection, (job.study_instance_uid, job.revision), findings, now)
+                _open(connection, (job.study_instance_uid, number), findings, now)
                 record()
     return True
 

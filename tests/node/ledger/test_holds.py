@@ -42,6 +42,15 @@ def test_a_stopped_job_takes_its_revision_and_the_other_jobs_with_it(ledger: Led
     assert (held["study"], held["revision"], held["kinds"], held["reason"]) == ("1.2.3", 1, ["odd"], "it is odd")
 
 
+def test_a_job_that_a_newer_revision_took_over_while_it_ran_holds_that_one(ledger: Ledger) -> None:
+    """A late series of no interest re-links the job: its study must not stay planned with a job that ended."""
+    claim = compose_claim(ledger)
+    instances.index(ledger, work.slices(1, series="1.2.3.2"))
+    work.planned(ledger, work.job_plan(claim.job.job_id, claim.job.inputs["image"]))
+    assert rows.stop(ledger, claim, [ODD], nothing)
+    assert [(entry["study"], entry["revision"]) for entry in rows.held(ledger)] == [("1.2.3", 2)]
+
+
 def test_a_released_revision_brings_its_jobs_back(ledger: Ledger) -> None:
     """Planned again, the same job is queued at its first stage."""
     claim = compose_claim(ledger)
