@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 
 from models.card import Card
 from node import choice, traits
+from node.spool import read_instance
 from node.study import Instance, Series
+from tests import phantoms
 from tests.node import work
 from tests.node.test_routing import card, study
 
@@ -140,6 +144,20 @@ def test_what_a_series_is_is_read_in_the_field_s_own_words(header: dict[str, Any
 def test_the_most_particular_attribute_names_the_region(header: dict[str, Any], expected: set[str]) -> None:
     """The description before the preset body part, that before the study."""
     assert traits.read((work.image("1.2.3.1.1", header=header),)).regions == expected
+
+
+def test_attributes_that_routing_reads_are_indexed(tmp_path: Path) -> None:
+    """A double that is no number is left out, for JSON has none; the others come as they are."""
+    dataset = pydicom.dcmread(phantoms.write_tiny(tmp_path, phantoms.Tiny(modality="MR"))[0])
+    dataset.DiffusionBValue, dataset.ViewPosition, dataset.PatientAge, dataset.EchoTime = 1000.0, "AP", "045Y", 90
+    dataset.CorrectedImage = ["NORM", "ATTN"]
+    dataset.save_as(tmp_path / "good.dcm")
+    header = read_instance(tmp_path / "good.dcm").header
+    assert (header["DiffusionBValue"], header["ViewPosition"], header["EchoTime"]) == (1000.0, "AP", 90.0)
+    assert (header["PatientAge"], header["CorrectedImage"]) == ("045Y", ["NORM", "ATTN"])
+    dataset.DiffusionBValue = float("nan")
+    dataset.save_as(tmp_path / "odd.dcm")
+    assert "DiffusionBValue" not in read_instance(tmp_path / "odd.dcm").header
 
 
 def test_every_part_of_a_series_keeps_its_geometry() -> None:
