@@ -6,7 +6,8 @@ still, and the objects that were marked are not sent again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from node.ledger.jobs import parcel_in, resubmit_delay
 from node.ledger.schema import DELIVERIES, DELIVERY_OBJECTS, TRANSACTIONS
 from node.study import Delivery, DeliveryState, Parcel, Stage
 
+BATCH = 500
 PENDING = DeliveryState.PENDING
 SENT = DeliveryState.SENT
 # An archive that lost what it took may need a while: 30 s, then 60, 120 ... up to an hour.
@@ -43,7 +45,7 @@ def of_job(ledger: Ledger, job_id: str, generation: int) -> list[Delivery]:
     """Give the deliveries of one parcel, by destination."""
     mine = sa.select(DELIVERIES).where(DELIVERIES.c.job_id == job_id, DELIVERIES.c.generation == generation)
     with ledger.reading() as connection:
-        return [_delivery(connection, row) for row in connection.execute(mine.order_by(DELIVERIES.c.destination)).all()]
+        return _all(connection, connection.execute(mine.order_by(DELIVERIES.c.destination)).all())
 
 
 def due(ledger: Ledger, now: float, limit: int = 200) -> list[Delivery]:
@@ -52,8 +54,7 @@ def due(ledger: Ledger, now: float, limit: int = 200) -> list[Delivery]:
         DELIVERIES.c.state == PENDING, DELIVERIES.c.submit_after <= now, DELIVERIES.c.next_at <= now, _free(now)
     )
     with ledger.reading() as connection:
-        rows = connection.execute(found.order_by(DELIVERIES.c.submit_after).limit(limit)).all()
-        return [_delivery(connection, row) for row in rows]
+        return _all(connection, connection.execute(found.order_by(DELIVERIES.c.submit_after).limit(limit)).all())
 
 
 def submitted(ledger: Ledger, delivery_id: str) -> bool:
@@ -183,9 +184,8 @@ def waiting_for_commitment(ledger: Ledger, now: float, timeout_s: Mapping[str, f
     found = sa.select(DELIVERIES).where(DELIVERIES.c.state == SENT).order_by(DELIVERIES.c.checked_at)
     with ledger.reading() as connection:
         rows = connection.execute(found).all()
-        return [
-            _delivery(connection, row) for row in rows if timeout_s is None or row.checked_at + timeout_s.get(row.destination, 0.0) <= now
-        ]
+        due_rows = [row for row in rows if timeout_s is None or row.checked_at + timeout_s.get(row.destination, 0.0) <= now]
+        return _all(connection, due_rows)
 
 
 def checked(ledger: Ledger, delivery: Delivery, before: float) -> bool:
@@ -251,22 +251,36 @@ def _get_in(connection: Connection, delivery_id: str) -> Delivery:
 
 
 def _delivery(connection: Connection, row: Row[Any]) -> Delivery:
-    objects = sa.select(DELIVERY_OBJECTS.c.sop_instance_uid).where(
-        DELIVERY_OBJECTS.c.delivery_id == row.delivery_id, DELIVERY_OBJECTS.c.sent_at.is_not(None)
-    )
-    asked = sa.select(TRANSACTIONS.c.transaction_uid).where(TRANSACTIONS.c.delivery_id == row.delivery_id)
-    return Delivery(
-        delivery_id=row.delivery_id,
-        job_id=row.job_id,
-        generation=row.generation,
-        destination=row.destination,
-        state=DeliveryState(row.state),
-        attempt=row.attempt,
-        fence=row.fence,
-        sent=tuple(connection.execute(objects.order_by(DELIVERY_OBJECTS.c.position)).scalars()),
-        transaction_uid=connection.execute(asked.order_by(TRANSACTIONS.c.asked_at.desc()).limit(1)).scalar(),
-        reason=row.reason,
-    )
+    return _all(connection, [row])[0]
+
+
+def _all(connection: Connection, rows: Sequence[Row[Any]]) -> list[Delivery]:
+    """Make the nouns, with two questions for all of them: a night's deliveries may wait for one archive."""
+    ids = [row.delivery_id for row in rows]
+    sent: dict[str, list[str]] = defaultdict(list)
+    asked: dict[str, str] = {}
+    for at in range(0, len(ids), BATCH):
+        mine = DELIVERY_OBJECTS.c.delivery_id.in_(ids[at : at + BATCH])
+        objects = sa.select(DELIVERY_OBJECTS.c.delivery_id, DELIVERY_OBJECTS.c.sop_instance_uid)
+        for one in connection.execute(objects.where(mine, DELIVERY_OBJECTS.c.sent_at.is_not(None)).order_by(DELIVERY_OBJECTS.c.position)):
+            sent[one.delivery_id].append(one.sop_instance_uid)
+        open_ones = sa.select(TRANSACTIONS).where(TRANSACTIONS.c.delivery_id.in_(ids[at : at + BATCH]))
+        asked |= {one.delivery_id: one.transaction_uid for one in connection.execute(open_ones.order_by(TRANSACTIONS.c.asked_at))}
+    return [
+        Delivery(
+            delivery_id=row.delivery_id,
+            job_id=row.job_id,
+            generation=row.generation,
+            destination=row.destination,
+            state=DeliveryState(row.state),
+            attempt=row.attempt,
+            fence=row.fence,
+            sent=tuple(sent[row.delivery_id]),
+            transaction_uid=asked.get(row.delivery_id),
+            reason=row.reason,
+        )
+        for row in rows
+    ]
 
 
 def _limit_s(ledger: Ledger) -> float:

@@ -19,7 +19,7 @@ from node.ledger import Ledger
 from node.ledger.schema import DELIVERIES, HOLDS, INSTANCES, JOB_SERIES, JOBS, PARCELS, PATIENTS, REVISIONS
 from node.study import DeliveryState, Instance, JobState, RevisionState
 
-PAGE = 100
+PAGE = 50
 OPEN_REVISIONS = (RevisionState.RECEIVING, RevisionState.COMPLETE, RevisionState.HELD)
 OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING)
 OPEN_DELIVERIES = (DeliveryState.PENDING, DeliveryState.SENT)
