@@ -39,11 +39,11 @@ CARDS: dict[str, ShelvedCard] = {"chest-ct": card()}
 class Site:
     """Archive and node; `analysed` holds the number of images of every job that went beyond its preparation."""
 
-    archive: Archive
     listener: Listener
     ledger: Ledger
     clock: Clock
     dispatcher: Dispatcher
+    archive: Archive = field(init=False)
     works: bool = True
     prepared: list[str] = field(default_factory=list)
     analysed: list[int] = field(default_factory=list)
@@ -125,27 +125,36 @@ def site(
 ) -> Iterator[Site]:
     """Run an archive PACS, which may be asked, and a node OVERREAD; more peers may stand beside it."""
     with Archive(folder / "archive", "PACS") as archive:
-        known = Peer(name="archive", ae_title="PACS", host="127.0.0.1", port=archive.port, query=True, retrieve="none")
-        node = {
-            "data_dir": ledger.data_dir,
-            "port": 0,
-            "free_disk_min_mb": 0,
-            "association_timeout_s": timeout_s,
-            "network_timeout_s": timeout_s,
-        }
-        settings = Settings.model_validate({"node": node, "assembly": {**ASSEMBLY, **(assembly or {})}, "peers": (known, *peers)})
-        listener = Listener(settings, ledger, Spool(ledger.data_dir, fsync=False))
-        listener.start()
-        archive.peers["OVERREAD"] = ("127.0.0.1", listener.port)
-        dispatcher = Dispatcher(settings, ledger, CARDS)
-        dispatcher._submit = lambda: None  # type: ignore[method-assign]  # the worker here looks into the ledger itself
-        made = Site(archive=archive, listener=listener, ledger=ledger, clock=clock, dispatcher=dispatcher)
-        archive.sleep = made.live
-        try:
+        known = Peer(name="archive", ae_title="PACS", host="127.0.0.1", port=archive.port, query=True)
+        with node(ledger, clock, (known, *peers), assembly=assembly, timeout_s=timeout_s) as made:
+            made.archive = archive
+            archive.peers["OVERREAD"] = ("127.0.0.1", made.listener.port)
+            archive.sleep = made.live
             yield made
-        finally:
-            dispatcher.close()
-            listener.stop(grace_s=3)
+
+
+@contextmanager
+def node(
+    ledger: Ledger, clock: Clock, peers: tuple[Peer, ...], *, assembly: Mapping[str, Any] | None = None, timeout_s: float = 60
+) -> Iterator[Site]:
+    """Run a node OVERREAD without an archive."""
+    section = {
+        "data_dir": ledger.data_dir,
+        "port": 0,
+        "free_disk_min_mb": 0,
+        "association_timeout_s": timeout_s,
+        "network_timeout_s": timeout_s,
+    }
+    settings = Settings.model_validate({"node": section, "assembly": {**ASSEMBLY, **(assembly or {})}, "peers": peers})
+    listener = Listener(settings, ledger, Spool(ledger.data_dir, fsync=False))
+    listener.start()
+    dispatcher = Dispatcher(settings, ledger, CARDS)
+    dispatcher._submit = lambda: None  # type: ignore[method-assign]  # the worker here looks into the ledger itself
+    try:
+        yield Site(listener=listener, ledger=ledger, clock=clock, dispatcher=dispatcher)
+    finally:
+        dispatcher.close()
+        listener.stop(grace_s=3)
 
 
 def with_peer(place: Site, **changes: Any) -> None:
