@@ -236,7 +236,7 @@ def hole(instances: Sequence[Instance]) -> int:
         return 0
     step = sorted(steps)[(len(steps) - 1) // 2]
     wide = [gap for gap in steps if gap > HOLE * step]
-    if len(wide) > max(2, len(steps) // 4):
+    if len(wide) > max(2, len(steps) // 4) or min(steps) * HOLE < step:
         return 0
     return sum(round(gap / step) - 1 for gap in wide)
 
