@@ -9,11 +9,11 @@ from node.settings import AssemblySection
 log = journal.get("assembly")
 
 
-def freeze(ledger: Ledger, assembly: AssemblySection) -> int:
+def freeze(ledger: Ledger, assembly: AssemblySection, listening_since: float = 0.0) -> int:
     """Complete every revision whose quiet time has passed; returns how many. Safe in several processes."""
     count = 0
     now = ledger.clock()
-    for revision in revisions.due(ledger, now, assembly):
+    for revision in revisions.due(ledger, now, assembly, listening_since):
         evidence = {"said": f"no arrival for {now - revision.last_arrival_at:.0f} s"}
         if revisions.complete(ledger, revision, evidence):
             log.info("revision.complete", study=revision.study_instance_uid, revision=revision.number, evidence=evidence["said"])

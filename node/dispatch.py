@@ -17,7 +17,7 @@ from models.card import ShelvedCard
 from node import assembly, commitment, holds, journal, proof, retention, routing
 from node.broker import Broker, BrokerAway
 from node.errors import Misconfigured, OverreadError, Retryable
-from node.ledger import Ledger, deliveries, instances, jobs, open_ledger, revisions
+from node.ledger import Ledger, deliveries, instances, jobs, open_ledger, presence, revisions
 from node.ledger.revisions import Revision
 from node.settings import Settings
 from node.settings import load as load_settings
@@ -141,8 +141,13 @@ class Dispatcher:
 
     def _assemble(self) -> None:
         """Complete what is quiet; where the peers are to be asked for their counts, each of them in a thread of its own."""
+        listening_since = presence.listening_since(self.ledger)
+        if listening_since is None:
+            self._note_away("listener", "no listener is up: silence says nothing about what was on its way")
+            return
+        self._back("listener")
         if self.settings.assembly.proof == "none":
-            assembly.freeze(self.ledger, self.settings.assembly)
+            assembly.freeze(self.ledger, self.settings.assembly, listening_since)
             return
         for names, some in self._asker.groups().items():
             self._aside(f"counts at {' + '.join(names) or 'nobody'}", lambda names=names, some=some: self._asker.look_after(names, some))  # type: ignore[misc]

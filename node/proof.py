@@ -17,7 +17,7 @@ from node import evidence, fetch, holds, journal, query
 from node.demographics import key
 from node.errors import OverreadError, Refused, Retryable
 from node.evidence import Evidence, Look, Standing
-from node.ledger import Ledger, instances, looks, revisions
+from node.ledger import Ledger, instances, looks, presence, revisions
 from node.ledger.holds import Finding
 from node.ledger.revisions import Revision
 from node.settings import AssemblySection, Peer, Settings
@@ -76,7 +76,12 @@ class Asker:
         look = self._ask(names, revision.study_instance_uid)
         study = instances.study(ledger, revision.study_instance_uid, revision.number)
         found = evidence.judge(evidence.received(study), look, evidence.from_json(revision.evidence), assembly.count_stable_s)
-        wait = Wait(now=ledger.clock(), since=revision.last_arrival_at, quiet_s=revisions.quiet_s(revision, assembly), assembly=assembly)
+        wait = Wait(
+            now=ledger.clock(),
+            since=max(revision.last_arrival_at, presence.listening_since(ledger) or 0.0),
+            quiet_s=revisions.quiet_s(revision, assembly),
+            assembly=assembly,
+        )
         if wait.is_quiet and found.settled:
             self._complete(revision, found, wait)
             return

@@ -46,6 +46,7 @@ class Ledger:
     def __init__(self, url: str, data_dir: Path, clock: Callable[[], float] = time.time, limits: Limits | None = None) -> None:
         self.data_dir = data_dir
         self.clock = clock
+        self.opened_at = clock()
         self.limits = limits or Limits()
         self.sqlite = url == "sqlite"
         if self.sqlite:

@@ -62,10 +62,15 @@ def in_state(ledger: Ledger, state: RevisionState, limit: int = 200) -> list[Rev
         return [of_row(row) for row in connection.execute(found)]
 
 
-def due(ledger: Ledger, now: float, assembly: AssemblySection) -> list[Revision]:
-    """Give RECEIVING revisions whose quiet time (doubled with each revision, up to the cap) has passed."""
-    since = REVISIONS.c.last_arrival_at + quiet_time(assembly)
-    quiet = sa.select(REVISIONS).where(REVISIONS.c.state == RevisionState.RECEIVING, since <= now)
+def due(ledger: Ledger, now: float, assembly: AssemblySection, listening_since: float = 0.0) -> list[Revision]:
+    """Give RECEIVING revisions whose quiet time (doubled with each revision, up to the cap) has passed.
+
+    It counts from the last arrival, or from when somebody began to listen again.
+    """
+    quiet_s = quiet_time(assembly)
+    quiet = sa.select(REVISIONS).where(
+        REVISIONS.c.state == RevisionState.RECEIVING, REVISIONS.c.last_arrival_at + quiet_s <= now, listening_since + quiet_s <= now
+    )
     with ledger.reading() as connection:
         return [of_row(row) for row in connection.execute(quiet.order_by(REVISIONS.c.last_arrival_at))]
 

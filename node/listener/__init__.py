@@ -10,6 +10,9 @@ Ref: PS3.4 A, B, J, R
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +23,8 @@ from pynetdicom import evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from node import availability, journal
-from node.ledger import Ledger, open_ledger
+from node.errors import Retryable
+from node.ledger import Ledger, open_ledger, presence
 from node.listener.acceptor import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, Door, Link
 from node.listener.indexer import Ended, Indexer
 from node.listener.intake import Counters
@@ -45,6 +49,7 @@ class Listener:
         self._ledger = ledger
         self._indexer = Indexer(ledger, spool)
         self._door: Door | None = None
+        self._ending = threading.Event()
         spool.max_bytes = settings.node.max_instance_bytes
 
     @property
@@ -73,6 +78,7 @@ class Listener:
         handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self._on_report), (evt.EVT_N_CREATE, self._on_notice)]
         self._door = Door(ae, self.settings.node, self, ssl_context=server_tls(self.settings), evt_handlers=handlers)
         self._indexer.start()
+        threading.Thread(target=self._note_presence, args=(self._ledger.clock(),), name="presence", daemon=True).start()
         threading.Thread(target=self._door.serve_forever, kwargs={"poll_interval": 0.1}, name="door", daemon=True).start()
         log.info("listener.started", port=self.port, ae_titles=list(self.settings.node.ae_titles), tls=self._door.ssl_context is not None)
 
@@ -81,6 +87,7 @@ class Listener:
         door, until = self._door, time.monotonic() + grace_s
         if door is None:
             return
+        self._ending.set()
         door.close()
         while (links := door.links) and time.monotonic() < until:
             for link in links:
@@ -115,6 +122,14 @@ class Listener:
         now = self._ledger.clock()
         for study_uid, images in brought.items():
             self._indexer.remark(Ended(study_instance_uid=study_uid, calling_ae=calling_ae, images=images, released=released, at=now))
+
+    def _note_presence(self, since: float) -> None:
+        """Tell the ledger every few seconds that we hear what is sent; while the ledger is away nobody could ask."""
+        name = hashlib.sha256(f"{socket.gethostname()} {self.settings.data_dir}".encode()).hexdigest()[:16]
+        while not self._ending.is_set():
+            with contextlib.suppress(Retryable):
+                presence.beat(self._ledger, name, since)
+            self._ending.wait(presence.BEAT_S)
 
     def _on_notice(self, event: evt.Event) -> tuple[int, Dataset | None]:
         """Keep an Instance Availability Notification; whatever goes wrong, the peer is told so."""

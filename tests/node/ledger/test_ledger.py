@@ -42,7 +42,7 @@ def test_a_ledger_of_an_older_overread_is_refused_with_what_to_do(ledger: Ledger
     """Columns that are not there are not found out one by one while images come in."""
     with ledger.writing() as connection:
         connection.execute(sa.update(schema.META).values(value=str(schema.VERSION - 1)))
-    with pytest.raises(Misconfigured, match="move .* away and run `overread ledger rebuild`"):
+    with pytest.raises(Misconfigured, match=r"move .* away and run `overread ledger rebuild`"):
         Ledger(ledger_url, ledger.data_dir)
 
 
