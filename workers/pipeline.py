@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from models import card as cards
 from models import tilt
-from models.card import BadCard, ShelvedCard
-from models.vocabulary import Prediction, Volume
-from node import demographics, holds, journal, routing
+from models.card import Accept, BadCard, ShelvedCard
+from models.vocabulary import Grid, Prediction, Volume
+from node import demographics, fit, holds, journal, routing
 from node.errors import Misconfigured, Refused, Retryable
 from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
 from node.ledger.holds import Finding
@@ -194,7 +194,20 @@ def read_volumes(shelved: ShelvedCard, files: Mapping[str, Sequence[Path]]) -> t
     from workers import load  # noqa: PLC0415
 
     loaded = {role: load.load(paths) for role, paths in files.items()}
+    for entry in shelved.card.inputs:
+        if entry.role in loaded and loaded[entry.role].sources[0].SOPClassUID in frames.ENHANCED:
+            _within_limits(loaded[entry.role].volume.grid, entry.accept)
     return {role: entry.volume for role, entry in loaded.items()}, loaded[shelved.card.reference_role].origin
+
+
+def _within_limits(grid: Grid, accept: Accept) -> None:
+    """Refuse a volume made of frames that the card excludes; routing saw no frame's place."""
+    between_mm = grid.between_planes_mm
+    pixel_mm = (min(grid.spacing_mm[1:]), max(grid.spacing_mm[1:]))
+    stack = fit.Stack(slices=grid.shape[0], pixel_mm=pixel_mm, slice_spacing_mm=between_mm, extent_mm=grid.shape[0] * between_mm)
+    misfit = fit.loaded(stack, accept)
+    if misfit is not None:
+        raise Refused(f"The frames do not fit the model: {misfit.sentence}.")
 
 
 def predict(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str) -> Prediction:

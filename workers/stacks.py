@@ -187,8 +187,9 @@ def _component(header: Dataset) -> Value | None:
     """Give the component of an MR: its own attribute, else the letter some makers put third in Image Type."""
     if own := text(header, "ComplexImageComponent"):
         return own
-    kind = header.get("ImageType") or ()
-    letter = str(kind[2]) if not isinstance(kind, str) and len(kind) > 2 else ""
+    found = header.get("ImageType") or ""
+    words = [found] if isinstance(found, str) else [str(word) for word in found]
+    letter = words[2] if len(words) > 2 else ""
     return {"M": "MAGNITUDE", "P": "PHASE", "R": "REAL", "I": "IMAGINARY"}.get(letter)
 
 

@@ -10,7 +10,7 @@ from node.settings import ResultsSection
 from workers.results.request import ComposeRequest
 
 # Changes whenever the form of an object changes, so that two forms of one analysis never share a UID.
-FORM = "ohif-1"
+FORM = "ohif-2"
 UID_CHARACTERS = 64  # Ref: PS3.5 9.1
 
 

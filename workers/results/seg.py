@@ -56,6 +56,8 @@ def build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
     )
     if not binary:
         dataset.SegmentSequence = [item for item in dataset.SegmentSequence if item.SegmentNumber > 0]
+    # highdicom takes the source's own measures, wrong distances included, where the pixel spacing is the same.
+    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(request)
     references.put_right(request, dataset)
     dataset.BurnedInAnnotation = "NO"
     header.finish(dataset, request, KIND)
