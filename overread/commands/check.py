@@ -58,6 +58,10 @@ def tried(settings: Settings) -> Iterator[Line]:
     )
     if not settings.peers:
         yield Line(name="peers", holds=False, detail="no [[peers]]: results go nowhere", remedy="add a [[peers]] entry for your archive")
+    if settings.assembly.proof == "c-find":
+        asked = [peer.name for peer in settings.peers if peer.query]
+        detail = f"counts are asked of {', '.join(asked)}" if asked else "no peer has query = true: the quiet time alone decides"
+        yield Line(name="proof", holds=bool(asked), detail=detail, remedy='set query = true for your archive, or [assembly] proof = "none"')
     for peer in settings.peers:
         remedy = f"start it, look at host, port and ae_title of [[peers]] {peer.name}, and make {_title(settings, peer)} known there"
         yield _try(f"peer {peer.name}", lambda peer=peer: _echo(settings, peer), remedy)  # type: ignore[misc]
