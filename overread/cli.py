@@ -174,6 +174,25 @@ def fetch(  # noqa: PLR0913, PLR0917 -- each is an option of the command
 
 
 @app.command()
+def purge(  # noqa: PLR0913, PLR0917 -- each is an option of the command
+    patient_id: Annotated[str, typer.Option(help="Whose data go.")],
+    by: By,
+    because: Because,
+    config: Config = None,
+    issuer: Annotated[str | None, typer.Option(help="Of which issuer, where several count alike.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="End unfinished work too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is kept; remove nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what is kept of a patient: images, work files, results, and what the ledger says of them; ids and states stay."""
+    from node.purge import Wish
+    from overread.commands import purge as command
+
+    wish = Wish(patient_id=patient_id, issuer=issuer, by=by, because=because, force=force)
+    raise typer.Exit(command.main(_settings(config), wish, dry_run=dry_run, as_json=as_json))
+
+
+@app.command()
 def check(config: Config = None, as_json: AsJson = False) -> None:
     """Try everything the node needs; each failing line says what to do."""
     from overread.commands import check as command

@@ -32,8 +32,8 @@ def server_binaries() -> Path:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """Start a private cluster on a unix socket and give its URL; or give OVERREAD_TEST_POSTGRES."""
+def server(*, fsync: bool = False) -> Iterator[str]:
+    """Start a private cluster on a unix socket and give its URL; or give OVERREAD_TEST_POSTGRES. Tests need no durability."""
     if os.environ.get("OVERREAD_TEST_POSTGRES"):
         yield os.environ["OVERREAD_TEST_POSTGRES"]
         return
@@ -47,7 +47,7 @@ def server() -> Iterator[str]:
     try:
         create = [*unprivileged, binaries / "initdb", "-D", data, "-U", "overread", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(create, check=True, capture_output=True, cwd="/")
-        options = f"-c listen_addresses='' -k {folder} -c fsync=off -c max_connections=200"
+        options = f"-c listen_addresses='' -k {folder} -c shared_buffers=512MB -c fsync={'on' if fsync else 'off'} -c max_connections=200"
         start = [*unprivileged, binaries / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"]
         subprocess.run(start, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
         yield f"postgresql+psycopg://overread@/postgres?host={folder}"
