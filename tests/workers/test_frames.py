@@ -14,6 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -97,6 +98,7 @@ def _packed(image: FileDataset, encode: Any) -> bytes:
 
 ENCODERS = {
     JPEG2000Lossless: lambda plane: imagecodecs.jpeg2k_encode(plane, level=0, reversible=True, codecformat="j2k"),
+    HTJ2KLossless: lambda plane: imagecodecs.htj2k_encode(plane, reversible=True),
     JPEGLSLossless: imagecodecs.jpegls_encode,
     JPEGLosslessSV1: lambda plane: imagecodecs.ljpeg_encode(plane, bitspersample=16),
 }
@@ -104,6 +106,7 @@ SYNTAXES = {
     "rle": RLELossless,
     "jpeg": JPEGLosslessSV1,
     "j2k": JPEG2000Lossless,
+    "htj2k": HTJ2KLossless,
     "jls": JPEGLSLossless,
     "big": ExplicitVRBigEndian,
     "deflated": DeflatedExplicitVRLittleEndian,
