@@ -157,7 +157,8 @@ JOBS = Table(
     Column("patient", JSON(none_as_null=True)),
     # How many images `inputs` named before retention forgot them; the id still stands for them.
     Column("images_were", Integer),
-    Index("jobs_by_study", "study_instance_uid"),
+    # With the state: SQLite would else rather walk through all that ended in it.
+    Index("jobs_by_study", "study_instance_uid", "state"),
     Index("jobs_to_submit", "state", "submit_after"),
     # RUNNING ones are few; those that ended are counted and listed by when they did.
     Index("jobs_by_state", "state", "updated_at"),

@@ -47,7 +47,7 @@ def server(*, fsync: bool = False) -> Iterator[str]:
     try:
         create = [*unprivileged, binaries / "initdb", "-D", data, "-U", "overread", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(create, check=True, capture_output=True, cwd="/")
-        options = f"-c listen_addresses='' -k {folder} -c shared_buffers=512MB -c fsync={'on' if fsync else 'off'} -c max_connections=200"
+        options = f"-c listen_addresses='' -k {folder} -c fsync={'on -c shared_buffers=512MB' if fsync else 'off'} -c max_connections=200"
         start = [*unprivileged, binaries / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"]
         subprocess.run(start, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
         yield f"postgresql+psycopg://overread@/postgres?host={folder}"
