@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from node import retention
+from node.dispatch import Dispatcher
 from node.errors import Retryable
 from node.ledger import Ledger, deliveries, instances, jobs, revisions
 from node.ledger.jobs import delivery_id
 from node.send import store
-from node.settings import Settings
+from node.settings import BrokerSection, Settings
 from node.spool import Spool, SpoolRefusal, read_instance
 from node.study import DeliveryState, Plan
 from tests.disks import fill, small_disk
@@ -177,3 +179,18 @@ def test_a_store_that_meets_a_full_disk_is_refused_and_leaves_nothing(settings: 
     assert not list((settings.data_dir / "parts").iterdir())
     other.unlink()
     assert spool.store(command(image), large).fresh
+
+
+def test_dispatch_makes_room_by_itself(settings: Settings, kept: Ledger, clock: Clock) -> None:
+    """The loop sees the disk fill, broker or not, and evicts in a thread of its own."""
+    uid = study(kept, 1, 6 * MEGABYTE)
+    declined(kept, uid)
+    clock.now += 60
+    fill(settings.data_dir, 3 * MEGABYTE)
+    away = settings.model_copy(update={"broker": BrokerSection(url=SecretStr("redis://127.0.0.1:1/0"))})
+    dispatcher = Dispatcher(away, kept, {})
+    dispatcher.guarded_step()
+    dispatcher.wait()
+    dispatcher.close()
+    assert not instances.files(kept, uid)
+    assert not retention.is_tight(settings)

@@ -15,7 +15,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from models.card import BadCard
 from models.vocabulary import Unfit
 from node import journal
-from node.errors import Misconfigured, Refused, Retryable
+from node.errors import Misconfigured, NoRoom, Refused, Retryable
 from node.ledger import Ledger, jobs
 from node.settings import Settings
 from node.study import Job, JobState, Stage
@@ -87,6 +87,18 @@ def test_a_stage_that_always_breaks_fails_after_its_attempts(site: tasks.Site, m
     job = jobs.get(ledger, "job-1")
     assert job.state is JobState.FAILED
     assert job.reason == "unexpected KeyError (gave up after 3 attempts of prepare)"
+
+
+def test_a_full_disk_never_fails_a_job(site: tasks.Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often there is no room, the job waits, its attempts are not spent, and the reason says what it waits for."""
+    monkeypatch.setattr(tasks, "NO_ROOM_S", 0.0)
+    ledger = site.context.ledger
+    run_with(raising(NoRoom("the disk of work/ is full")), ledger, monkeypatch)
+    for _ in range(5):
+        tasks.prepare("job-1")
+    job = jobs.get(ledger, "job-1")
+    assert (job.state, job.attempt) == (JobState.QUEUED, 0)
+    assert job.reason == "the disk of work/ is full; tried again when there is room"
 
 
 def test_the_journal_tells_the_place_and_never_the_words(site: tasks.Site, monkeypatch: pytest.MonkeyPatch) -> None:

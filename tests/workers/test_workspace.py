@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.vocabulary import Box, Finding, Grid, Prediction, Volume
+from node.errors import NoRoom
 from node.study import Job, JobState, Mode, Stage
+from tests import disks
 from workers import workspace
 from workers.frames import Origin, Source
 
@@ -147,3 +151,27 @@ def test_a_damaged_copy_of_a_parcel_is_written_again(tmp_path: Path) -> None:
     path.write_bytes(b"damaged")
     workspace.keep_parcel(tmp_path, JOB, blobs)
     assert path.read_bytes() == b"SEG bytes"
+
+
+def test_a_full_disk_takes_a_work_file_later_and_nothing_of_it_before(tmp_path: Path) -> None:
+    """Neither volumes nor a parcel leave a part behind; with room again they are written."""
+    large = Volume(array=np.zeros((8, 512, 512), np.int16), grid=replace(GRID, shape=(8, 512, 512)), unit="HU", modality="CT")
+    with disks.small_disk(tmp_path / "disk", 16) as disk:
+        other = disks.fill(disk, 1024**2)
+        before = free(disk)
+        with pytest.raises(NoRoom, match="the disk of work/ is full"):
+            workspace.save_volumes(shelf(disk / "work"), {"ct": large}, ORIGIN)
+        with pytest.raises(NoRoom, match="the disk of parcels/ is full"):
+            workspace.keep_parcel(disk, JOB, [("seg", bytes(2 * 1024**2))])
+        assert before - free(disk) < 64 * 1024
+        other.unlink()
+        workspace.save_volumes(shelf(disk / "work"), {"ct": large}, ORIGIN)
+        assert workspace.load_volumes(shelf(disk / "work"))[0]["ct"].array.shape == (8, 512, 512)
+        (path,) = workspace.keep_parcel(disk, JOB, [("seg", bytes(2 * 1024**2))])
+        assert (disk / path).stat().st_size == 2 * 1024**2
+
+
+def free(disk: Path) -> int:
+    """Give the bytes that are free."""
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
