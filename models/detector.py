@@ -1,4 +1,4 @@
-"""A probability map to findings: connected parts above a threshold, each with its number, score and box."""
+"""A probability map to findings: connected parts that reach a threshold, each with its number, score and box."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Rule:
     """When a part of the map is a finding.
 
     label          the card's label index that findings get
-    threshold      probability from which a voxel belongs to a finding
+    threshold      probability that a part must reach somewhere to be a finding
+    extent         probability from which a voxel belongs to a part, at most the threshold: what is marked rarely is sure to
+                   its edge, and a mask cut at a high threshold would measure too small
     min_volume_ml  smaller parts are dropped
     within_labels  organ labels a finding must lie in or beside; empty: anywhere
     within_mm      half of a finding's voxels must lie no farther than this from such an organ
@@ -30,6 +32,7 @@ class Rule:
 
     label: int
     threshold: float
+    extent: float
     min_volume_ml: float
     within_labels: tuple[int, ...] = ()
     within_mm: float = 0
@@ -46,11 +49,11 @@ class _Candidate:
 def find(probability: torch.Tensor, plan: transforms.Resampling, labels: Labels, rule: Rule) -> tuple[Instances, tuple[Finding, ...]]:
     """Give findings on the source grid, numbered by position; sets their voxels to 0 in `labels`.
 
-    probability  (*model shape), 0..1; interpolated linearly to the source grid before the threshold
+    probability  (*model shape), 0..1; interpolated linearly to the source grid before it is cut
     labels       organs on the source grid; changed in place, so that no two segments overlap
     A finding's score is the highest probability among its voxels. Voxels that touch at a corner belong together.
     """
-    above = transforms.labels_to_source(probability[None], plan, lambda values: (values[0] >= rule.threshold).to(torch.uint8))
+    above = transforms.labels_to_source(probability[None], plan, lambda values: (values[0] >= rule.extent).to(torch.uint8))
     instances: Instances = np.zeros(above.shape, dtype=np.uint16)
     around = _around(above)
     if around is None:
@@ -62,6 +65,7 @@ def find(probability: torch.Tensor, plan: transforms.Resampling, labels: Labels,
         low = [outer.start + inner.start for outer, inner in zip(around, where, strict=True)]
         if mask.sum() * plan.source.voxel_mm3 / 1000 >= rule.min_volume_ml and _lies_within(mask, low, labels, (plan, rule)):
             candidates.append(_candidate(mask, low, probability, plan))
+    candidates = [candidate for candidate in candidates if candidate.score >= rule.threshold]
     candidates.sort(key=lambda candidate: candidate.finding_key)
     findings = []
     for number, candidate in enumerate(candidates[: np.iinfo(np.uint16).max], start=1):

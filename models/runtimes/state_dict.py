@@ -38,9 +38,22 @@ class Findings(_Part):
     channel: int = Field(ge=0)
     label: int
     threshold: float = Field(gt=0, lt=1)
+    extent: float | None = Field(default=None, gt=0, lt=1)
     min_volume_ml: float = Field(default=0, ge=0)
     within_labels: tuple[int, ...] = ()
     within_mm: float = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _extent_is_wider(self) -> Findings:
+        if self.extent is not None and self.extent > self.threshold:
+            raise ValueError("extent must not be above threshold")
+        return self
+
+    @property
+    def rule(self) -> detector.Rule:
+        """Give the detector's rule; without an extent of its own a finding reaches to the threshold."""
+        given = self.model_dump(exclude={"channel", "extent"})
+        return detector.Rule(**given, extent=self.threshold if self.extent is None else self.extent)
 
 
 class Options(_Part):
@@ -153,9 +166,8 @@ class StateDict:
             instances: detector.Instances | None = None
             findings: tuple[Finding, ...] = ()
             if self._options.findings:
-                rule = detector.Rule(**self._options.findings.model_dump(exclude={"channel"}))
                 probability = torch.sigmoid(scores[self._options.findings.channel])
-                instances, findings = detector.find(probability, plan, labels, rule)
+                instances, findings = detector.find(probability, plan, labels, self._options.findings.rule)
         progress(1.0)
         return Prediction(grid=volume.grid, labels=labels, instances=instances, findings=findings, variant=self._variant())
 

@@ -11,7 +11,7 @@ from models.vocabulary import Grid
 from tests.models.grids import AXES, grid, places_mm
 
 SHAPE, SPACING_MM = (30, 50, 44), (1.5, 0.8, 0.8)
-RULE = detector.Rule(label=3, threshold=0.5, min_volume_ml=0.05)
+RULE = detector.Rule(label=3, threshold=0.5, extent=0.5, min_volume_ml=0.05)
 
 
 def bumps(of: Grid, places: list[tuple[tuple[float, float, float], float, float]]) -> tuple[torch.Tensor, transforms.Resampling]:
@@ -77,7 +77,7 @@ def test_a_finding_lies_in_or_beside_its_organ(edge: int, count: int) -> None:
     probability, plan = bumps(of, [((15.0, 25.0, 22.0), 0.95, 3.0)])
     labels = np.zeros(SHAPE, dtype=np.uint8)
     labels[:, :, :edge] = 1
-    rule = detector.Rule(label=3, threshold=0.5, min_volume_ml=0.05, within_labels=(1,), within_mm=4.0)
+    rule = detector.Rule(label=3, threshold=0.5, extent=0.5, min_volume_ml=0.05, within_labels=(1,), within_mm=4.0)
     _, findings = detector.find(probability, plan, labels, rule)
     assert len(findings) == count
 
@@ -86,7 +86,7 @@ def test_another_organ_is_no_excuse() -> None:
     """Only the organs the rule names count as beside."""
     of = grid("axial", SHAPE, SPACING_MM)
     probability, plan = bumps(of, [((15.0, 25.0, 22.0), 0.95, 3.0)])
-    rule = detector.Rule(label=3, threshold=0.5, min_volume_ml=0.05, within_labels=(1,), within_mm=4.0)
+    rule = detector.Rule(label=3, threshold=0.5, extent=0.5, min_volume_ml=0.05, within_labels=(1,), within_mm=4.0)
     assert detector.find(probability, plan, np.full(SHAPE, 2, dtype=np.uint8), rule)[1] == ()
 
 
@@ -98,3 +98,13 @@ def test_an_empty_map_has_no_findings() -> None:
     assert findings == ()
     assert instances.shape == SHAPE
     assert not instances.any()
+
+
+def test_what_must_be_sure_is_still_measured_to_its_edge() -> None:
+    """Only the part that reaches the threshold is marked, and its ball of 6 mm is not cut down to its core."""
+    of = grid("axial", SHAPE, SPACING_MM)
+    probability, plan = bumps(of, [((15.0, 30.0, 30.0), 1.0, 6.0), ((15.0, 8.0, 8.0), 0.8, 5.0)])
+    rule = detector.Rule(label=3, threshold=0.95, extent=0.5, min_volume_ml=0.05)
+    instances, (finding,) = detector.find(probability, plan, np.zeros(SHAPE, dtype=np.uint8), rule)
+    assert finding.score == pytest.approx(1.0, abs=0.03)
+    assert np.count_nonzero(instances) * of.voxel_mm3 == pytest.approx(4 / 3 * np.pi * 6**3, rel=0.03)

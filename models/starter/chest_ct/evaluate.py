@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -136,6 +136,16 @@ def run(judges: dict[str, Judge], scans: int) -> dict[str, Tally]:
     return tallies
 
 
+def _open(shelved: card.ShelvedCard) -> card.ShelvedCard:
+    """Give the card with its nodules' threshold lowered to their extent: marks below the operating point are wanted for the FROC."""
+    raw = shelved.card.model_dump()
+    findings = raw["runtime"]["options"]["findings"]
+    findings["threshold"] = findings["extent"]
+    for label in raw["output"]["labels"]:
+        label["threshold"] = None
+    return replace(shelved, card=card.Card.model_validate(raw))
+
+
 def main() -> None:
     """Read the command line, evaluate, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,7 +154,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     shelved = card.read(given.card)
-    model = registry.load(shelved, given.device)
+    model = registry.load(_open(shelved), given.device)
+    operating = shelved.card.runtime.options["findings"]["threshold"]
 
     def ours(volume: Volume) -> tuple[NDArray[np.uint8], Marks]:
         prediction = model.predict({shelved.card.reference_role: volume}, lambda _share: None)
@@ -152,7 +163,7 @@ def main() -> None:
 
     tallies = run({"chest-ct": ours, "baseline": baseline.judge}, given.scans)
     blob_cut = cut_at(tallies["baseline"], 2)
-    table = {"chest-ct": figures(tallies["chest-ct"], 0.0), "baseline": figures(tallies["baseline"], blob_cut)}
+    table = {"chest-ct": figures(tallies["chest-ct"], operating), "baseline": figures(tallies["baseline"], blob_cut)}
     nodules = len(tallies["baseline"].nodules)
     declined = {name: tally.declined for name, tally in tallies.items()}
     print(f"\n{given.scans} scans, {nodules} nodules; declined {declined}; baseline at 2 false positives a scan\n")

@@ -67,10 +67,10 @@ class _Body:
         return float(self.rng.uniform(low, high))
 
 
-def draw(seed: int, spacing_mm: Triple = (2.0, 2.0, 2.0), *, nodules: tuple[int, int] = (0, 6)) -> Scan:
-    """Draw one thorax; `nodules` bounds how many, both ends included."""
+def draw(seed: int, spacing_mm: Triple = (2.0, 2.0, 2.0), *, nodules: tuple[int, int] = (0, 6), belly: float = 0.0) -> Scan:
+    """Draw one thorax; `nodules` bounds how many, both ends included; `belly` is the chance that the scan lies below the lungs."""
     rng = np.random.default_rng([seed, 1])
-    body = _begin(rng, spacing_mm)
+    body = _begin(rng, spacing_mm, belly)
     inside = _plain_lungs(body) if body.chance(0.15) else _lungs(body)
     hu = _trunk(body, inside)
     _bones(body, hu, inside)
@@ -114,15 +114,17 @@ def _volume(hu: NDArray[np.int16], frame: Frame) -> Volume:
     return Volume(array=hu, grid=grid, unit="HU", modality="CT")
 
 
-def _begin(rng: np.random.Generator, spacing_mm: Triple) -> _Body:
-    """Draw build, field of view and position, and bend the coordinates: a turn of the trunk and a smooth warp."""
+def _begin(rng: np.random.Generator, spacing_mm: Triple, belly: float) -> _Body:
+    """Draw build, field of view and position, and bend the coordinates; `belly` is the chance of a scan below the lungs."""
     wide = float(rng.uniform(135, 200))
     deep = wide * float(rng.uniform(0.6, 0.8))
     tall = float(rng.uniform(190, 300)) / 2
     wall = float(rng.uniform(18, 50))
     below, above = float(rng.uniform(-20, 90)), float(rng.uniform(-30, 50))
-    reach = wide + float(rng.uniform(-wall * 0.6, 40))
-    half = ((2 * tall + below + above) / 2, deep + float(rng.uniform(4, 35)), reach)
+    if rng.random() < belly:
+        below, above = float(rng.uniform(80, 220)), -2 * tall * float(rng.uniform(0.8, 1.05))
+    reach = wide + float(rng.uniform(-wall * 0.6, 70))
+    half = ((2 * tall + below + above) / 2, deep + float(rng.uniform(4, 60)), reach)
     frame = _frame(spacing_mm, half, ((above - below) / 2, float(rng.uniform(0, 20)), float(rng.uniform(-15, 15))))
     turn = float(rng.normal(0, 0.08))
     x0, y0 = frame.x_mm[None, None, :], frame.y_mm[None, :, None]
@@ -231,11 +233,15 @@ def _surroundings(body: _Body, hu: Array) -> None:
             hu[arm < radius] = body.between(-100, -70)
             hu[arm < radius * 0.75] = body.between(30, 70)
             hu[arm < body.between(8, 13)] = body.between(300, 1100)
-    if body.chance(0.8):
+    if body.chance(0.3):
+        cushion = (smooth_noise(body.rng, frame, 60) > body.between(0.8, 1.8)) & (hu < -990)
+        hu[cushion] = body.between(-980, -820)
+    if body.chance(0.85):
         behind = frame.y_mm - deep - body.between(-2, 14)
-        bent = behind[:, None] + (frame.x_mm[None, :] ** 2) * body.between(0, 6e-4)
-        plate = (np.abs(bent) < body.between(1.2, 3)) | (np.abs(bent - body.between(15, 40)) < body.between(1.2, 3))
-        hu[:, plate] = body.between(-600, 150)
+        bent = behind[:, None] + (frame.x_mm[None, :] ** 2) * body.between(0, 2.2e-3)
+        thick = body.between(15, 60)
+        hu[:, (bent > 0) & (bent < thick)] = body.between(-1000, -750)
+        hu[:, (np.abs(bent) < body.between(1.2, 3)) | (np.abs(bent - thick) < body.between(1.2, 3))] = body.between(-600, 150)
 
 
 def _bones(body: _Body, hu: Array, inside: Array) -> None:
@@ -316,15 +322,15 @@ def _parenchyma(body: _Body, inside: Array) -> Array:
             for t in bronchi
         ]
         if body.chance(0.7):
-            stamp_tubes(occupancy, frame, moved[::2], grow_mm=1.0)
-            stamp_tubes(lumen, frame, moved[::2])
+            stamp_tubes(occupancy, frame, moved, grow_mm=1.0)
+            stamp_tubes(lumen, frame, moved)
     texture += (np.float32(body.blood_hu * body.between(0.7, 1.0)) - texture) * occupancy
     return texture + (np.float32(-960) - texture) * lumen
 
 
 def _tree(body: _Body, inside: Array, hilum: Point, sign: float) -> None:
     heading = body.rng.standard_normal(3) * np.array([0.4, 0.7, 1.0]) + np.array([sign * 0.9, 0, 0])
-    radius = body.between(2.2, 6.5)
+    radius = body.between(2.2, 6.5) if body.chance(0.75) else body.between(6, 10)
     end = hilum + heading / np.linalg.norm(heading) * body.between(12, 30)
     root = Tube(start=hilum, end=end, start_radius_mm=radius, end_radius_mm=radius * 0.9)
     body.vessels.extend(grow_tree(body.rng, root, inside, body.frame, limit=int(body.rng.integers(50, 240))))
@@ -370,7 +376,7 @@ def _nodules(body: _Body, texture: Array, inside: Array, count: int) -> tuple[ND
         mask = whole > 0.5
         if mask.sum() < 2 or (instances[box][mask] > 0).any() or mask.sum() * voxel < 15:
             continue
-        haze = body.between(-680, -380)
+        haze = max(body.between(-680, -380), float(np.median(texture[box])) + 150)
         dense = body.between(-30, 120) if body.chance(0.85) else body.between(150, 800)
         level = haze + (dense - haze) * (solid if kind != "solid" else 1.0)
         texture[box] = np.maximum(texture[box], texture[box] + (level - texture[box]) * whole)

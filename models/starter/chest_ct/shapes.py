@@ -100,7 +100,10 @@ def stamp_tubes(occupancy: Array, frame: Frame, tubes: list[Tube], grow_mm: floa
 
 
 def grow_tree(rng: np.random.Generator, root: Tube, field: Array, frame: Frame, limit: int = 150) -> list[Tube]:
-    """Grow a branching tree from a root tube; a branch ends where `field` (mm inside the lung) falls under 2."""
+    """Grow a branching tree from a root tube; a branch ends where `field` (mm inside the lung) falls under 2.
+
+    Beyond `limit` tubes what is still to grow tapers off: a blunt end would look like a nodule.
+    """
     tubes: list[Tube] = []
     waiting = [root]
     while waiting and len(tubes) < limit:
@@ -120,7 +123,7 @@ def grow_tree(rng: np.random.Generator, root: Tube, field: Array, frame: Frame, 
             length = radius * rng.uniform(2.5, 6) + rng.uniform(3, 9)
             end = tube.end + heading / np.linalg.norm(heading) * length
             waiting.append(Tube(start=tube.end, end=end, start_radius_mm=radius, end_radius_mm=radius * rng.uniform(0.8, 1.0)))
-    return tubes
+    return tubes + [Tube(start=t.start, end=t.end, start_radius_mm=t.start_radius_mm, end_radius_mm=0.3) for t in waiting]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,13 +29,35 @@ from torch.nn import functional
 from models.starter.chest_ct.generator import Scan, draw, draw_other
 
 SEED = 20260
-STEPS = 600
-POOL = 24
-RENEW_EVERY = 6
-PATCH = (64, 96, 160)
-PEAK_RATE = 3e-3
-FREEZE_FROM = 0.7  # of the steps: from here on the batch statistics that inference uses are used in training too
+POOL = 16
+RENEW_EVERY = 8
+PATCH = (48, 96, 160)
+CLOSE_PATCH = (48, 64, 64)
+CLOSE_MANY = 2
+FREEZE_FROM = 0.8  # of a stage: from here on the batch statistics that inference uses are used in training too
 CARD = Path(__file__).with_name("card.toml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A part of the recipe: its length and highest learning rate, nodules a scan, the chance of a scan below the lungs.
+
+    close  share of steps taken on CLOSE_MANY small patches within the lungs, which teach nodules but cannot tell the side
+    """
+
+    steps: int
+    peak_rate: float
+    nodules: tuple[int, int]
+    belly: float
+    close: float
+
+
+# First the sides; then scans as they come and what is no chest; then nodules against vessels.
+STAGES = (
+    Stage(steps=1000, peak_rate=3e-3, nodules=(6, 16), belly=0.0, close=0.0),
+    Stage(steps=700, peak_rate=2e-3, nodules=(2, 10), belly=0.12, close=0.0),
+    Stage(steps=450, peak_rate=2e-3, nodules=(4, 12), belly=0.08, close=0.85),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +82,14 @@ def build(settings: Mapping[str, Any]) -> nn.Module:
     return network
 
 
+def _expect_little(network: nn.Module) -> None:
+    """Start from "no lung, no nodule", which most voxels are: saves the steps that would teach it."""
+    last = [module for module in network.modules() if isinstance(module, nn.ConvTranspose3d)][-1]
+    assert last.bias is not None
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([1.0, 0.0, 0.0, -4.0]))
+
+
 def scale(hu: NDArray[Any], settings: Mapping[str, Any]) -> NDArray[np.float32]:
     """Take HU to the network's 0..1. Example: low -1000, high 400: -300 HU -> 0.5."""
     low, high = settings["intensity"]["low"], settings["intensity"]["high"]
@@ -77,26 +107,28 @@ class Pool:
         """Give the scans of a step; draws only those not at hand."""
         first = step // RENEW_EVERY
         wanted = range(first, first + POOL)
-        self.scans = {k: self.scans.get(k) or _scan(k) for k in wanted}
+        self.scans = {k: self.scans.get(k) or _scan(k, stage_at(step)[0]) for k in wanted}
         return list(self.scans.values())
 
 
-def _scan(number: int) -> Scan:
+def stage_at(step: int) -> tuple[Stage, float]:
+    """Give the stage a step belongs to and how far it has come, 0..1; steps beyond the last belong to its end."""
+    for stage in STAGES:
+        if step < stage.steps:
+            return stage, step / stage.steps
+        step -= stage.steps
+    return STAGES[-1], 1.0
+
+
+def _scan(number: int, stage: Stage) -> Scan:
     if number % 12 == 11:
         return draw_other(SEED + number)
-    return draw(SEED + number, nodules=(4, 14))
+    return draw(SEED + number, nodules=stage.nodules, belly=stage.belly)
 
 
 def cut(rng: np.random.Generator, scan: Scan, settings: Mapping[str, Any], patch: tuple[int, int, int] = PATCH) -> Example:
     """Cut one patch, half the time around a nodule; mirror it half the time, the lungs' names following their side."""
-    shape = scan.organs.shape
-    spots = [n for n in scan.nodules if rng.random() < 0.7]
-    if spots and rng.random() < 0.6:
-        spot = scan.volume.grid.to_index(np.array([spots[int(rng.integers(len(spots)))].centre_mm]))[0]
-        low = [int(spot[k] - rng.integers(8, patch[k] - 8)) for k in range(3)]
-    else:
-        low = [int(rng.integers(min(-8, n - p - 8), max(9, n - p + 9))) for n, p in zip(shape, patch, strict=True)]
-    low[2] = int(np.clip(low[2], min(-8, shape[2] - patch[2] - 8), max(8, shape[2] - patch[2] + 8)))
+    low = _corner(rng, scan, patch)
     image = scale(_window(scan.volume.array, low, patch, fill=-1024), settings)
     organs = _window(scan.organs, low, patch, fill=0)
     numbers = _window(scan.instances, low, patch, fill=0)
@@ -114,6 +146,34 @@ def cut(rng: np.random.Generator, scan: Scan, settings: Mapping[str, Any], patch
     )
 
 
+def _corner(rng: np.random.Generator, scan: Scan, patch: tuple[int, int, int]) -> list[int]:
+    shape = scan.organs.shape
+    spot: NDArray[np.float64] | None = None
+    if scan.nodules and rng.random() < 0.6:
+        spot = scan.volume.grid.to_index(np.array([scan.nodules[int(rng.integers(len(scan.nodules)))].centre_mm]))[0]
+    elif patch == CLOSE_PATCH:
+        for _ in range(40):
+            spot = rng.integers(0, shape).astype(np.float64)
+            if scan.organs[tuple(spot.astype(int))]:
+                break
+    if spot is None:
+        return [int(rng.integers(min(-8, n - p - 8), max(9, n - p + 9))) for n, p in zip(shape, patch, strict=True)]
+    low = [int(spot[k] - rng.integers(8, patch[k] - 8)) for k in range(3)]
+    if patch[2] > CLOSE_PATCH[2]:
+        low[2] = int(np.clip(low[2], min(-8, shape[2] - patch[2] - 8), max(8, shape[2] - patch[2] + 8)))
+    return low
+
+
+def together(examples: list[Example]) -> Example:
+    """Make one batch of several patches of one size."""
+    return Example(
+        image=torch.cat([e.image for e in examples]),
+        organs=torch.cat([e.organs for e in examples]),
+        nodule=torch.cat([e.nodule for e in examples]),
+        weight=torch.cat([e.weight for e in examples]),
+    )
+
+
 def _window(array: NDArray[Any], low: list[int], patch: tuple[int, int, int], fill: int) -> NDArray[Any]:
     out = np.full(patch, fill, dtype=array.dtype)
     into, of = [], []
@@ -126,52 +186,59 @@ def _window(array: NDArray[Any], low: list[int], patch: tuple[int, int, int], fi
 
 
 def loss_of(output: Tensor, example: Example) -> tuple[Tensor, Tensor]:
-    """Give the lungs' loss and the nodules' loss: cross-entropy plus soft Dice each; a small nodule's voxels weigh more."""
-    organs = output[:, :3]
-    target = functional.one_hot(example.organs, 3).movedim(-1, 1).float()
+    """Give the lungs' loss and the nodules' loss: cross-entropy plus soft Dice each; a small nodule's voxels weigh more.
+
+    On close patches, where nothing shows the side, left and right count as one class.
+    """
+    organs, wanted = output[:, :3], example.organs
+    if tuple(wanted.shape[1:]) == CLOSE_PATCH:
+        organs = torch.stack([organs[:, 0], torch.logsumexp(organs[:, 1:], dim=1)], dim=1)
+        wanted = (wanted > 0).long()
+    target = functional.one_hot(wanted, organs.shape[1]).movedim(-1, 1).float()
     shares = torch.softmax(organs, dim=1)
     axes = (0, 2, 3, 4)
     overlap = (2 * (shares * target).sum(axes) + 100) / (shares.sum(axes) + target.sum(axes) + 100)
-    lungs = functional.cross_entropy(organs, example.organs) + (1 - overlap[1:].mean())
+    lungs = functional.cross_entropy(organs, wanted) + (1 - overlap[1:].mean())
     logits = output[:, 3:]
-    weight = example.weight * (1 + 4 * example.nodule)
+    weight = example.weight * (1 + 2 * example.nodule)
     entropy = (functional.binary_cross_entropy_with_logits(logits, example.nodule, reduction="none") * weight).mean()
     marked = torch.sigmoid(logits)
     hits = (marked * example.nodule * example.weight).sum()
-    both = (marked * example.weight).sum() * 0.8 + (example.nodule * example.weight).sum() * 1.2
+    both = (marked * example.weight).sum() + (example.nodule * example.weight).sum()
     return lungs, 15 * entropy + (1 - (2 * hits + 20) / (both + 20))
 
 
 def train_step(network: nn.Module, optimiser: torch.optim.Optimizer, example: Example) -> tuple[float, float]:
     """Take one step; give the two losses before it."""
-    lungs, nodules = loss_of(network(example.image.to(memory_format=torch.channels_last_3d)), example)
+    lungs, nodules = loss_of(network(example.image), example)
     optimiser.zero_grad()
     torch.autograd.backward(lungs + nodules)
     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimiser.step()
-    return float(lungs), float(nodules)
+    return float(lungs.detach()), float(nodules.detach())
 
 
-def _rate(step: int, steps: int) -> float:
-    """Give the learning rate: up over the first 8 %, then down along a cosine."""
-    warm = max(1, int(0.08 * steps))
-    if step < warm:
-        return PEAK_RATE * (step + 1) / warm
-    return PEAK_RATE * (0.5 + 0.5 * float(np.cos(np.pi * (step - warm) / (steps - warm)))) + 1e-5
+def _rate(step: int) -> float:
+    """Give the learning rate: up over the first 8 % of a stage, then down along a cosine."""
+    stage, done = stage_at(step)
+    if done < 0.08:
+        return stage.peak_rate * (done / 0.08 + 0.01)
+    return stage.peak_rate * (0.5 + 0.5 * float(np.cos(np.pi * (done - 0.08) / 0.92))) + 1e-5
 
 
-def _freeze(network: nn.Module) -> None:
+def _freeze(network: nn.Module, *, frozen: bool) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
-            module.eval()
+            module.train(not frozen)
 
 
-def train(out: Path, checkpoint: Path, steps: int = STEPS) -> None:
+def train(out: Path, checkpoint: Path, steps: int) -> None:
     """Run the recipe and write the weights; goes on from the checkpoint where there is one."""
     torch.manual_seed(SEED)
     settings = options()
-    network = build(settings).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=1e-4)
+    network = build(settings)
+    _expect_little(network)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=STAGES[0].peak_rate, weight_decay=1e-4)
     start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -186,10 +253,12 @@ def train(out: Path, checkpoint: Path, steps: int = STEPS) -> None:
         rng = np.random.default_rng([SEED, step, 3])
         scans = pool.at(step)
         for group in optimiser.param_groups:
-            group["lr"] = _rate(step, steps)
-        if step >= FREEZE_FROM * steps:
-            _freeze(network)
-        recent.append(train_step(network, optimiser, cut(rng, scans[int(rng.integers(len(scans)))], settings)))
+            group["lr"] = _rate(step)
+        _freeze(network, frozen=stage_at(step)[1] >= FREEZE_FROM)
+        close = rng.random() < stage_at(step)[0].close
+        chosen = [scans[int(rng.integers(len(scans)))] for _ in range(CLOSE_MANY if close else 1)]
+        batch = together([cut(rng, scan, settings, CLOSE_PATCH if close else PATCH) for scan in chosen])
+        recent.append(train_step(network, optimiser, batch))
         if (step + 1) % 10 == 0:
             lungs, nodules = np.mean(recent[-30:], axis=0)
             print(f"step {step + 1}/{steps}  lungs {lungs:.3f}  nodules {nodules:.3f}  {process_time():.0f} CPU s", flush=True)
@@ -215,7 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=CARD.with_name("weights.safetensors"))
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=sum(stage.steps for stage in STAGES))
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
