@@ -144,18 +144,33 @@ def _queues(connection: Connection, now: float) -> dict[str, dict[str, Any]]:
 
 
 def _revisions_to_look_at(connection: Connection) -> list[dict[str, Any]]:
-    held = sa.select(REVISIONS).where(REVISIONS.c.state == RevisionState.HELD).order_by(REVISIONS.c.completed_at.desc()).limit(LISTED)
-    return [_some(row, ("study_instance_uid", "number", "completed_at", "reason")) for row in connection.execute(held)]
+    keys = ("study_instance_uid", "number", "completed_at", "reason")
+    held = (
+        sa.select(*(REVISIONS.c[key] for key in keys))
+        .where(REVISIONS.c.state == RevisionState.HELD)
+        .order_by(REVISIONS.c.completed_at.desc())
+        .limit(LISTED)
+    )
+    return [_some(row, keys) for row in connection.execute(held)]
 
 
 def _jobs_to_look_at(connection: Connection) -> list[dict[str, Any]]:
-    failed = sa.select(JOBS).where(JOBS.c.state == JobState.FAILED).order_by(JOBS.c.updated_at.desc()).limit(LISTED)
-    return [_some(row, ("study_instance_uid", "job_id", "model", "stage", "updated_at", "reason")) for row in connection.execute(failed)]
+    keys = ("study_instance_uid", "job_id", "model", "stage", "updated_at", "reason")
+    failed = (
+        sa.select(*(JOBS.c[key] for key in keys)).where(JOBS.c.state == JobState.FAILED).order_by(JOBS.c.updated_at.desc()).limit(LISTED)
+    )
+    return [_some(row, keys) for row in connection.execute(failed)]
 
 
 def _deliveries_to_look_at(connection: Connection) -> list[dict[str, Any]]:
-    failed = sa.select(DELIVERIES).where(DELIVERIES.c.state == DeliveryState.FAILED).order_by(DELIVERIES.c.ended_at.desc()).limit(LISTED)
-    return [_some(row, ("delivery_id", "job_id", "destination", "ended_at", "reason")) for row in connection.execute(failed)]
+    keys = ("delivery_id", "job_id", "destination", "ended_at", "reason")
+    failed = (
+        sa.select(*(DELIVERIES.c[key] for key in keys))
+        .where(DELIVERIES.c.state == DeliveryState.FAILED)
+        .order_by(DELIVERIES.c.ended_at.desc())
+        .limit(LISTED)
+    )
+    return [_some(row, keys) for row in connection.execute(failed)]
 
 
 def _some(row: Row[Any], keys: tuple[str, ...]) -> dict[str, Any]:

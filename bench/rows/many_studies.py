@@ -124,11 +124,16 @@ def fill(ledger: Ledger, studies: int) -> None:
     for table, where, columns in STATEMENTS:
         into = f"INSERT INTO {table} ({', '.join(columns)}) WITH {_numbers(ledger)} SELECT {', '.join(columns.values())}"
         _insert(ledger, engine, f"{into} FROM n WHERE {where}", values)
-    into = f"INSERT INTO instances ({', '.join(INSTANCES)}) WITH {_numbers(ledger)} SELECT {', '.join(INSTANCES.values())}"
-    series = "(SELECT 1 AS s UNION ALL SELECT 2 UNION ALL SELECT 3) three ON s <= 1 + n.i % 3"
-    images = "(SELECT i AS m FROM n WHERE i <= 100) small ON m <= 60 + 10 * (n.i % 5)"
-    rows = f"(SELECT n.i, s, m FROM n JOIN {series} JOIN {images} WHERE n.i > :n - :indexed) every"
-    _insert(ledger, engine, f"{into} FROM {rows}", values)
+    few = _numbers(ledger, first=":n - :indexed + 1")
+    three = "(SELECT 1 AS s UNION ALL SELECT 2 UNION ALL SELECT 3) three ON s <= 1 + i % 3"
+    hundred = "(SELECT i - :n + :indexed AS m FROM n WHERE i <= :n - :indexed + 100) hundred ON m <= 60 + 10 * (n.i % 5)"
+    rows = f"(SELECT n.i, s, m FROM n JOIN {three} JOIN {hundred}) every"
+    _insert(
+        ledger,
+        engine,
+        f"INSERT INTO instances ({', '.join(INSTANCES)}) WITH {few} SELECT {', '.join(INSTANCES.values())} FROM {rows}",
+        values,
+    )
     if not ledger.sqlite:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("SELECT setval(pg_get_serial_sequence('revisions', 'revision_id'), :n)"), {"n": studies})
@@ -153,10 +158,10 @@ def _engine(ledger: Ledger) -> sa.Engine:
     return engine
 
 
-def _numbers(ledger: Ledger) -> str:
+def _numbers(ledger: Ledger, first: str = "1") -> str:
     if ledger.sqlite:
-        return "RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :n)"
-    return "n(i) AS (SELECT generate_series(1, :n))"
+        return f"RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < :n)"
+    return f"n(i) AS (SELECT generate_series({first}, :n))"
 
 
 def _prepare(ledger: Ledger, connection: Connection) -> None:

@@ -48,7 +48,7 @@ def of_job(ledger: Ledger, job_id: str, generation: int) -> list[Delivery]:
         return _all(connection, connection.execute(mine.order_by(DELIVERIES.c.destination)).all())
 
 
-def due(ledger: Ledger, now: float, limit: int = 200) -> list[Delivery]:
+def due(ledger: Ledger, now: float, limit: int = 50) -> list[Delivery]:
     """Give deliveries that need a message now: their time has come, nobody sends them, no message is fresh."""
     found = sa.select(DELIVERIES).where(
         DELIVERIES.c.state == PENDING, DELIVERIES.c.submit_after <= now, DELIVERIES.c.next_at <= now, _free(now)

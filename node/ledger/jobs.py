@@ -212,7 +212,7 @@ def expired(ledger: Ledger) -> list[Job]:
     return back
 
 
-def queued(ledger: Ledger, limit: int = 200) -> list[Job]:
+def queued(ledger: Ledger, limit: int = 50) -> list[Job]:
     """Give jobs that need a message now: never submitted, or so long ago that it may be lost. Urgent ones first."""
     due = sa.select(JOBS).where(JOBS.c.state == QUEUED, JOBS.c.submit_after <= ledger.clock(), _may_run())
     with ledger.reading() as connection:
