@@ -22,6 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from node import keeping
 from node.element_walk import Unreadable
 from node.spool import INDEXED, Spool, SpoolRefusal, read_instance
 from tests.node.wire import command, ct, encoded, pdf
@@ -39,8 +40,8 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def files(spool: Spool) -> list[Path]:
-    """Give every file of the spool, parts included."""
-    return sorted(path for path in spool.data_dir.rglob("*") if path.is_file())
+    """Give every file of the spool, parts included, its lock not."""
+    return sorted(path for path in spool.data_dir.rglob("*") if path.is_file() and path.name != keeping.LOCK)
 
 
 def refused(spool: Spool, *arguments: object) -> SpoolRefusal:
