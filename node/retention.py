@@ -45,7 +45,6 @@ def sweep(settings: Settings, ledger: Ledger) -> None:
     for study_uid in _forgettable(ledger, now - days.rows_days * DAY_S):
         if rows := removal.forget(ledger, study_uid):
             log.info("rows.forgotten", study=study_uid, rows=rows)
-    ledger.tend()
 
 
 def is_tight(settings: Settings) -> bool:

@@ -111,7 +111,7 @@ INSTANCES = {
 
 
 def fill(ledger: Ledger, studies: int) -> None:
-    """Write the rows of so many studies, and let the database gather what it would by itself in the course of the years."""
+    """Write the rows of so many studies, and let PostgreSQL gather what autovacuum would; SQLite has no statistics, as on a site."""
     if studies < 2 * INDEXED:
         raise SystemExit(f"at least {2 * INDEXED} studies, please")
     values = {
@@ -139,7 +139,6 @@ def fill(ledger: Ledger, studies: int) -> None:
             connection.execute(sa.text("SELECT setval(pg_get_serial_sequence('revisions', 'revision_id'), :n)"), {"n": studies})
             connection.execute(sa.text("VACUUM ANALYZE"))  # what autovacuum does
     engine.dispose()
-    ledger.tend()
 
 
 def _engine(ledger: Ledger) -> sa.Engine:

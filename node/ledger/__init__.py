@@ -93,14 +93,6 @@ class Ledger:
             from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # noqa: PLC0415
         return insert(table)
 
-    def tend(self) -> None:
-        """Let SQLite count what its indexes hold, where that has changed much; a PostgreSQL server does so by itself."""
-        if self.sqlite:
-            with _away_is_retryable(), self.index_engine.connect() as connection:
-                raw: Any = connection.connection.driver_connection
-                raw.execute("PRAGMA analysis_limit=400").close()
-                raw.execute("PRAGMA optimize=0x10002").close()
-
     def close(self) -> None:
         """Give every connection back to the system."""
         self.engine.dispose()
