@@ -181,7 +181,9 @@ def command(folder: Path, url: str, number: int) -> float:
     line = [sys.executable, "-m", "overread", "status", "--accession", ledger_rows.accession(number), "--json"]
     environment = os.environ | {"OVERREAD_NODE__DATA_DIR": str(folder), "OVERREAD_LEDGER__URL": url}
     begin = time.perf_counter()
-    subprocess.run(line, env=environment, capture_output=True, check=False, cwd=Path(__file__).resolve().parents[1])
+    subprocess.run(
+        line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=Path(__file__).resolve().parents[1]
+    )
     return time.perf_counter() - begin
 
 
