@@ -15,11 +15,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def require(binary: str) -> str:
     """Give the binary's path; without it skip on a laptop and fail in CI.
 
-    pynetdicom installs programs named as DCMTK's (storescu, findscu ...) beside the interpreter: those come last.
+    Programs beside the interpreter come last, whether or not PATH names their folder: dcmqi's are there, and so are those
+    that pynetdicom names as DCMTK's (storescu, findscu ...).
     """
     own = Path(sys.executable).parent
     outside = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder).resolve() != own.resolve())
-    found = shutil.which(binary, path=outside) or shutil.which(binary)
+    found = shutil.which(binary, path=outside) or shutil.which(binary, path=str(own))
     if found:
         return found
     reason = f"{binary} is not installed; .ci/run lists the Debian packages"
