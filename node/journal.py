@@ -5,12 +5,13 @@ UIDs, job ids, AE titles, counts and reasons may be logged; whatever came out of
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -47,6 +48,18 @@ def _name_process(process: str) -> Any:
     return name
 
 
+class _Stderr(io.TextIOBase):
+    """Whatever stderr is when an event is written: a logger outlives a stream that somebody replaced and closed."""
+
+    def write(self, text: str) -> int:
+        """Write to today's stderr."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush today's stderr."""
+        sys.stderr.flush()
+
+
 def configure(*, process: str, json_lines: bool = True, level: str = "INFO") -> None:
     """Set up logging of one process: JSON lines on stderr, or a readable form for a terminal."""
     renderer: Any = structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -61,12 +74,12 @@ def configure(*, process: str, json_lines: bool = True, level: str = "INFO") -> 
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())),
         cache_logger_on_first_use=True,
     )
     # Libraries may print data set contents at DEBUG and names at INFO: only their warnings pass.
     line = '{"logger":"%(name)s","level":"%(levelname)s","event":"%(message)s"}'
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=line)
+    logging.basicConfig(stream=_Stderr(), level=logging.WARNING, format=line)
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     logging.getLogger("pydicom").setLevel(logging.ERROR)
 

@@ -263,6 +263,7 @@ def test_a_duplicate_acknowledged_between_mark_and_removal_is_kept(ledger: Ledge
     assert revisions.of_study(ledger, "1.2.3")[-1].state is RevisionState.RECEIVING
 
 
+@pytest.mark.verify  # hundreds of races; minutes where PostgreSQL's disk is busy
 def test_whatever_is_acknowledged_while_retention_runs_is_there_afterwards(ledger: Ledger, clock: Clock) -> None:
     """A sender, the index and retention race for one file; what was acknowledged last is in the spool and in the index."""
     spool, image = ended_study(ledger, clock)
