@@ -74,7 +74,7 @@ def configure(*, process: str, json_lines: bool = True, level: str = "INFO") -> 
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
     # Libraries may print data set contents at DEBUG and names at INFO: only their warnings pass.
