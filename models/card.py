@@ -204,9 +204,13 @@ class LabelPart(_Part):
 
 
 class OutputPart(_Part):
-    """What comes out, and how it returns to the source grid."""
+    """What comes out, and how it returns to the source grid.
 
-    kind: Literal["labels"]
+    labels: exclusive organs and numbered findings; masks: organs that may overlap; boxes: findings without voxels;
+    scores: probabilities of the input as a whole.
+    """
+
+    kind: Literal["labels", "masks", "boxes", "scores"]
     inverse: Literal["scores-linear", "labels-nearest", "runtime"]
     labels: tuple[LabelPart, ...] = Field(min_length=1)
 

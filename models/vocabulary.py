@@ -143,19 +143,34 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a model says of the input as a whole: the card's label applies with this probability, 0..1."""
+
+    label: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What a model says, on the reference input's grid exactly.
 
-    labels     uint8 (z, y, x): 0 or the card's index of an organ label; exclusive
-    instances  uint16 (z, y, x): 0 or a Finding's number; a voxel of a finding is 0 in `labels`,
-               so that no two segments overlap. None where the model marks no lesions.
-    variant    what made it: device, precision, batch, runtime and their versions
+    labels         uint8 (z, y, x): 0 or the card's index of an organ label; exclusive
+    instances      uint16 (z, y, x): 0 or a Finding's number; a voxel of a finding is 0 in `labels`,
+                   so that these segments do not overlap. None where findings are boxes alone, or there are none.
+    masks          card index -> bool (z, y, x), for organ labels that may overlap each other and all else; such an index
+                   does not occur in `labels`
+    scores         what is said of the input as a whole
+    probabilities  card index -> uint8 (z, y, x) in steps of 1/255, where the model gives them
+    variant        what made it: device, precision, batch, runtime and their versions
     """
 
     grid: Grid
     labels: NDArray[np.uint8]
     instances: NDArray[np.uint16] | None = None
     findings: tuple[Finding, ...] = ()
+    masks: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
+    scores: tuple[Score, ...] = ()
+    probabilities: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
     variant: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -27,6 +27,8 @@ from pydantic import (
 from models.card import Condition
 from node.conditions import BadCondition, parse
 from node.errors import Misconfigured
+from node.profiles import SERIES_NUMBERS, Kind, Profile, SeriesNumber
+from node.profiles import known as known_profiles
 from node.settings_text import explain, overlay
 
 
@@ -182,18 +184,28 @@ class RetentionSection(_Section):
 
 
 class ResultsSection(_Section):
-    """What our objects carry. Without `uid_root`, UIDs are UUID-derived (2.25)."""
+    """What our objects carry. Without `uid_root`, UIDs are UUID-derived (2.25).
+
+    profile         of a destination that names none, and of results that are kept without sending
+    series_numbers  kind of object -> Series Number
+    """
 
     uid_root: Annotated[str, StringConstraints(pattern=r"^[0-2](\.(0|[1-9][0-9]*)){1,20}$")] | None = None
     installation_id: Annotated[str, StringConstraints(max_length=64, pattern=r"^[\x20-\x5b\x5d-\x7e]*$")] = "overread"
     institution: str | None = None
-    series_number_seg: int = Field(default=9001, ge=1, le=2147483647)
-    series_number_sr: int = Field(default=9002, ge=1, le=2147483647)
+    profile: str = "ohif"
+    series_numbers: Mapping[Kind, SeriesNumber] = Field(default_factory=lambda: dict(SERIES_NUMBERS))
+
+    @field_validator("series_numbers")
+    @classmethod
+    def _every_kind_has_one(cls, given: Mapping[Kind, int]) -> Mapping[Kind, int]:
+        return dict(SERIES_NUMBERS) | dict(given)
 
 
 class Peer(_Section):
     """A DICOM peer: where results go, whether it commits, whether it may be queried, how images are fetched from it.
 
+    profile             viewer profile of its results (default: that of [results])
     move_to             the AE title of ours that the peer knows as a C-MOVE destination (default: the first of ae_titles)
     dicomweb_url        root of its DICOMweb services, for example https://pacs:8043/dicom-web
     retrieve_timeout_s  no fetch of one study takes longer
@@ -205,6 +217,7 @@ class Peer(_Section):
     port: Port
     calling_ae: AETitle | None = None
     send_results: bool = True
+    profile: str | None = None
     storage_commitment: bool = False
     query: bool = False
     commitment_timeout_s: Seconds = 300
@@ -278,6 +291,7 @@ class Settings(_Section):
     retention: RetentionSection = RetentionSection()
     results: ResultsSection = ResultsSection()
     web: WebSection = WebSection()
+    profiles: tuple[Profile, ...] = ()
     peers: tuple[Peer, ...] = ()
     rules: tuple[Rule, ...] = ()
 
@@ -298,6 +312,10 @@ class Settings(_Section):
                 raise ValueError(
                     f"the peer {peer.name!r} is called as {peer.calling_ae!r}, which is not among [node] ae_titles: add it there"
                 )
+        profiles = known_profiles(self.profiles)
+        for name in (self.results.profile, *(peer.profile for peer in self.peers if peer.profile is not None)):
+            if name not in profiles:
+                raise ValueError(f"no viewer profile is called {name!r}; there are {', '.join(profiles)}")
         for rule in self.rules:
             for name in rule.destinations or ():
                 if name not in names:
@@ -326,6 +344,13 @@ class Settings(_Section):
             if peer.name == name:
                 return peer
         raise Misconfigured(f"no [[peers]] entry is named {name!r}; add one or change the rule that names it")
+
+    def profile(self, name: str | None = None) -> Profile:
+        """Give the viewer profile of that name (None: the default of [results]); raises Misconfigured."""
+        found = known_profiles(self.profiles).get(name or self.results.profile)
+        if found is None:
+            raise Misconfigured(f"no viewer profile is called {name!r} any more; add it to [[profiles]]")
+        return found
 
     def destinations(self) -> tuple[str, ...]:
         """Give the names of all peers that receive results."""

@@ -267,6 +267,7 @@ def _request(
         volume=volumes[shelved.card.reference_role],
         sources=tuple(frames.headers(origin.sources, files)),
         settings=settings.results,
+        profile=settings.profile(),
         frames=tuple(source.frame for source in origin.sources) if any(source.frame for source in origin.sources) else (),
         given=origin.given,
         remark=origin.remark,
@@ -294,7 +295,7 @@ def _keep(context: Context, job: Job, composed: Sequence[ComposedObject], summar
         job_id=job.job_id,
         generation=job.generation,
         study_instance_uid=job.study_instance_uid,
-        profile_digest=profile_digest(context.settings.results),
+        profile_digest=profile_digest(context.settings.results, context.settings.profile()),
         summary=summary,
         objects=objects,
     )

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.vocabulary import Box, Finding, Grid, Prediction, Volume
+from models.vocabulary import Box, Finding, Grid, Prediction, Score, Volume
 from node.errors import NoRoom
 from node.study import Job
 from workers.frames import Origin, Source
@@ -119,9 +119,12 @@ def save_prediction(place: Shelf, prediction: Prediction) -> None:
     arrays: dict[str, Array] = {"labels": prediction.labels}
     if prediction.instances is not None:
         arrays["instances"] = prediction.instances
+    arrays |= {f"mask-{index}": mask for index, mask in prediction.masks.items()}
+    arrays |= {f"probability-{index}": levels for index, levels in prediction.probabilities.items()}
     facts = {
         "grid": asdict(prediction.grid),
         "findings": [asdict(finding) for finding in prediction.findings],
+        "scores": [asdict(score) for score in prediction.scores],
         "variant": dict(prediction.variant),
     }
     place.save("prediction", arrays, facts)
@@ -144,8 +147,15 @@ def load_prediction(place: Shelf) -> Prediction:
         labels=arrays["labels"],
         instances=arrays.get("instances"),
         findings=findings,
+        masks=_by_index(arrays, "mask-"),
+        scores=tuple(Score(**entry) for entry in facts["scores"]),
+        probabilities=_by_index(arrays, "probability-"),
         variant=facts["variant"],
     )
+
+
+def _by_index(arrays: Mapping[str, Array], prefix: str) -> dict[int, Array]:
+    return {int(key.removeprefix(prefix)): array for key, array in arrays.items() if key.startswith(prefix)}
 
 
 def keep_parcel(data_dir: Path, job: Job, blobs: Sequence[tuple[str, bytes]]) -> tuple[str, ...]:

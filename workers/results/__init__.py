@@ -1,19 +1,28 @@
-"""Predictions written as DICOM objects: the SEG, then the SR that refers to it.
+"""Predictions written as DICOM objects, in the form that one viewer profile asks for.
 
+Each kind has a writer here and a check in `check`; the report comes last, because it refers to the others.
 Ref: docs/results.md
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from pydicom.dataset import Dataset
+
+from node.profiles import ORDER, Kind
 from workers.measure import measure
 from workers.results import check, header, seg, sr, wording
 from workers.results.identity import profile_digest
-from workers.results.request import ComposedObject, ComposeRequest
+from workers.results.request import ComposedObject, ComposeRequest, Draft
 from workers.results.segments import plan
 
 __all__ = ["ComposeRequest", "Composed", "ComposedObject", "compose", "profile_digest"]
+
+# What writes each kind: no object where the analysis has nothing for it, several where one would not do.
+WRITERS: Mapping[Kind, Callable[[Draft], Sequence[Dataset]]] = {"seg": seg.write, "sr": sr.write}
 
 
 class Composed(NamedTuple):
@@ -30,12 +39,13 @@ def compose(request: ComposeRequest) -> Composed:
     Raises Refused where the prediction cannot be written truly.
     """
     segments = plan(request)
-    objects = []
-    reference = seg.build(request, segments) if segments else None
-    if reference is not None:
-        objects.append(header.encode(reference, seg.KIND))
     by_key = {entry.key: entry for entry in measure(request.prediction, request.volume, request.card.card)}
-    measured = [(segment, by_key[segment.key]) for segment in segments]
-    objects.append(header.encode(sr.build(request, measured, reference), sr.KIND))
+    draft = Draft(request=request, measured=tuple((segment, by_key[segment.key]) for segment in segments))
+    objects = []
+    for kind in ORDER:
+        if request.profile.wants(kind) and kind in WRITERS:
+            datasets = tuple(WRITERS[kind](draft))
+            draft = replace(draft, written={**draft.written, kind: datasets})
+            objects += [header.encode(dataset, kind) for dataset in datasets]
     check.verify(request, objects)
     return Composed(objects, wording.statement(request, segments))

@@ -12,6 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from node.errors import Refused
+from node.profiles import ORDER, Kind
 from workers.results import check_seg, check_sr
 from workers.results.request import ComposedObject, ComposeRequest
 
@@ -27,17 +28,36 @@ OWN_LENGTHS = {"SeriesDescription": 64, "ContentLabel": 16, "ContentDescription"
 
 def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     """Raise Refused with the reason unless the objects say what the prediction says, of these images, of this patient."""
-    read = {entry.kind: _read(entry) for entry in objects}
-    if len(read) != len(objects) or list(read) not in (["seg", "sr"], ["sr"]):
-        raise Refused("the result must be one SEG and one SR, or one SR alone")
-    uids = [uid for dataset in read.values() for uid in (dataset.SOPInstanceUID, dataset.SeriesInstanceUID)]
+    read: dict[Kind, list[Dataset]] = {}
+    for entry in objects:
+        read.setdefault(entry.kind, []).append(_read(entry))
+    if list(read) != [kind for kind in ORDER if kind in read] or not set(read) <= set(request.profile.objects):
+        raise Refused("the result's objects are not those that the profile asks for, in sending order")
+    if len(read.get("sr", ())) != 1:
+        raise Refused("the result must have exactly one report")
+    _check_uids(request, [dataset for datasets in read.values() for dataset in datasets])
+    _check_sources(request)
+    for kind, datasets in read.items():
+        for dataset in datasets:
+            _check_header(request, kind, dataset)
+    segs = read.get("seg", [])
+    if len(segs) > 1:
+        raise Refused("the result must not have more than one SEG")
+    seg = segs[0] if segs else None
+    decoded = check_seg.verify(request, seg)
+    check_sr.verify(request, read["sr"][0], seg, decoded)
+
+
+def _check_uids(request: ComposeRequest, datasets: Sequence[Dataset]) -> None:
+    """Look that no instance has another's UID, and no kind its series.
+
+    Ref: PS3.5 9
+    """
+    instances = [dataset.SOPInstanceUID for dataset in datasets]
+    series = {(dataset.SeriesInstanceUID, dataset.SOPClassUID) for dataset in datasets}
+    uids = [*instances, *(uid for uid, _ in series)]
     if len(set(uids)) != len(uids) or set(uids) & {source.SOPInstanceUID for source in request.sources}:
         raise Refused("two objects of the result share a UID")
-    _check_sources(request)
-    for kind, dataset in read.items():
-        _check_header(request, kind, dataset)
-    decoded = check_seg.verify(request, read.get("seg"))
-    check_sr.verify(request, read["sr"], read.get("seg"), decoded)
 
 
 def _read(entry: ComposedObject) -> Dataset:
@@ -59,7 +79,7 @@ def _check_sources(request: ComposeRequest) -> None:
             raise Refused(f"the source images do not agree on {keyword}")
 
 
-def _check_header(request: ComposeRequest, kind: str, dataset: Dataset) -> None:
+def _check_header(request: ComposeRequest, kind: Kind, dataset: Dataset) -> None:
     """Compare who and which study it is, and look at our own words."""
     first = request.sources[0]
     for keyword in IDENTITY:

@@ -23,6 +23,7 @@ from pydicom.valuerep import validate_value
 from models.card import ascii_only
 from node.errors import Refused
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from node.profiles import Kind
 from workers.frames import ENHANCED
 from workers.results import identity
 from workers.results.request import ComposedObject, ComposeRequest
@@ -113,7 +114,7 @@ def equipment(request: ComposeRequest) -> list[highdicom.ContributingEquipment]:
     ]
 
 
-def finish(dataset: Dataset, request: ComposeRequest, kind: str) -> None:
+def finish(dataset: Dataset, request: ComposeRequest, kind: Kind) -> None:
     """Put in everything that neither a clock nor chance may decide, and what highdicom has no argument for."""
     source = request.sources[0]
     _set_dates(dataset, request)
@@ -162,7 +163,7 @@ def _offset_of(source: Dataset) -> str | None:
     return value if well_formed else None
 
 
-def encode(dataset: Dataset, kind: str) -> ComposedObject:
+def encode(dataset: Dataset, kind: Kind) -> ComposedObject:
     """Write the object as Part 10 under file meta information of our own."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"

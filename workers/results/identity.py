@@ -6,11 +6,12 @@ import hashlib
 import json
 
 from node.errors import Misconfigured
+from node.profiles import Profile
 from node.settings import ResultsSection
 from workers.results.request import ComposeRequest
 
 # Changes whenever the form of an object changes, so that two forms of one analysis never share a UID.
-FORM = "ohif-2"
+FORM = "3"
 UID_CHARACTERS = 64  # Ref: PS3.5 9.1
 
 
@@ -31,19 +32,25 @@ def uid(root: str | None, *parts: str) -> str:
     return f"{root}.{number % 10 ** min(room, 38)}"
 
 
-def profile_digest(settings: ResultsSection) -> str:
-    """Give the digest of everything in the settings that changes an object, and of its form."""
-    canonical = json.dumps({"form": FORM, "settings": settings.model_dump(mode="json")}, sort_keys=True)
+def profile_digest(settings: ResultsSection, profile: Profile) -> str:
+    """Give the digest of everything in settings and profile that changes an object, and of our form; names change none."""
+    told = {
+        "form": FORM,
+        "settings": settings.model_dump(mode="json", exclude={"profile"}),
+        "profile": profile.model_dump(mode="json", exclude={"name", "fallback", "send_failures"}),
+    }
+    canonical = json.dumps(told, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def object_uid(request: ComposeRequest, kind: str, part: str) -> str:
-    """Give the UID of one part ("instance", "series", "dimension") of the object of that kind.
+    """Give the UID of one part ("instance", "series", "dimension") of the object of that kind; of a second one "instance-2".
 
     The job id covers study, images, model, version and card; a forced re-run is a new generation.
     """
     job = request.job
-    return uid(request.settings.uid_root, "object", job.job_id, str(job.generation), profile_digest(request.settings), kind, part)
+    digest = profile_digest(request.settings, request.profile)
+    return uid(request.settings.uid_root, "object", job.job_id, str(job.generation), digest, kind, part)
 
 
 def tracking_uid(request: ComposeRequest, label: int, number: int) -> str:

@@ -1,20 +1,27 @@
-"""What compose is given and what it gives back."""
+"""What compose is given, what its writers share, and what it gives back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
 from models.card import ShelvedCard
 from models.vocabulary import Prediction, Volume
+from node.profiles import BUILT_IN, Kind, Profile
 from node.settings import ResultsSection
 from node.study import Job
+
+if TYPE_CHECKING:
+    from workers.measure import SegmentMeasures
+    from workers.results.segments import Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComposeRequest:
-    """One finished analysis.
+    """One finished analysis, and the viewer profile it is written for.
 
     sources  the reference series' headers without pixels, in the order of the volume's z axis; a frame of a multi-frame
              image has a header of its own, with the image's UIDs
@@ -29,6 +36,7 @@ class ComposeRequest:
     volume: Volume
     sources: tuple[Dataset, ...]
     settings: ResultsSection
+    profile: Profile = BUILT_IN["ohif"]
     frames: tuple[int | None, ...] = ()
     given: int | None = None
     remark: str = ""
@@ -37,12 +45,30 @@ class ComposeRequest:
         """Give the frame number of a slice's source, None where it is an image of its own."""
         return self.frames[index] if self.frames else None
 
+    def series_number(self, kind: Kind) -> int:
+        """Give the Series Number of an object of that kind: the profile's, else that of the settings."""
+        return self.profile.series_numbers.get(kind, self.settings.series_numbers[kind])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What every writer starts from: the request, what is marked and measured, and the objects written before, by kind."""
+
+    request: ComposeRequest
+    measured: tuple[tuple[Segment, SegmentMeasures], ...]
+    written: Mapping[Kind, tuple[Dataset, ...]] = field(default_factory=dict)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Give the segments by number."""
+        return tuple(segment for segment, _ in self.measured)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComposedObject:
-    """One DICOM object as Part-10 bytes; `kind` is "seg" or "sr"."""
+    """One DICOM object as Part-10 bytes."""
 
-    kind: str
+    kind: Kind
     dataset_bytes: bytes
     sop_class_uid: str
     sop_instance_uid: str

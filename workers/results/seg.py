@@ -15,16 +15,22 @@ from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import ExplicitVRLittleEndian
 
 from models.card import CodedConcept, LabelPart
+from node.profiles import Kind
 from workers.results import header, references, wording
 from workers.results.identity import object_uid
-from workers.results.request import ComposeRequest
+from workers.results.request import ComposeRequest, Draft
 from workers.results.segments import Segment, numbered
 
-KIND = "seg"
+KIND: Kind = "seg"
 ALGORITHM_FAMILY = PydicomCode("123110", "DCM", "Artificial Intelligence")
 
 
-def build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
+def write(draft: Draft) -> tuple[Dataset, ...]:
+    """Write the SEG, none where nothing is marked: viewers hang on an empty one."""
+    return (_build(draft.request, draft.segments),) if draft.segments else ()
+
+
+def _build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
     """Write the SEG of at least one segment.
 
     BINARY where a frame ends on a byte. Where it does not, OHIF 3.13 shows BINARY scrambled or hangs, so LABELMAP,
@@ -39,7 +45,7 @@ def build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
         segmentation_type="BINARY" if binary else "LABELMAP",
         segment_descriptions=[_description(request, segment) for segment in segments],
         series_instance_uid=object_uid(request, KIND, "series"),
-        series_number=request.settings.series_number_seg,
+        series_number=request.series_number(KIND),
         sop_instance_uid=object_uid(request, KIND, "instance"),
         instance_number=1,
         manufacturer=header.MANUFACTURER,

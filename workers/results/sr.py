@@ -16,13 +16,14 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import ExplicitVRLittleEndian
 
+from node.profiles import Kind
 from workers.measure import SegmentMeasures
 from workers.results import groups, header, references, wording
 from workers.results.identity import device_uid, object_uid
-from workers.results.request import ComposeRequest
+from workers.results.request import ComposeRequest, Draft
 from workers.results.segments import Segment
 
-KIND = "sr"
+KIND: Kind = "sr"
 TITLE_TEXT = PydicomCode("18748-4", "LN", "Diagnostic imaging report")
 QUALITATIVE = PydicomCode("C0034375", "UMLS", "Qualitative Evaluations")
 PROCEDURES: Mapping[str, PydicomCode] = {
@@ -34,8 +35,13 @@ LANGUAGE = sr.CodedConcept("en-US", "RFC5646", "English (United States)")
 ANY_PROCEDURE = PydicomCode("363679005", "SCT", "Imaging procedure")
 
 
-def build(request: ComposeRequest, measured: Sequence[tuple[Segment, SegmentMeasures]], seg: Dataset | None) -> Dataset:
-    """Write the SR; `seg` is the SEG that it refers to, absent where no segment exists."""
+def write(draft: Draft) -> tuple[Dataset, ...]:
+    """Write the report; where there is a SEG it refers to it."""
+    segs = draft.written.get("seg", ())
+    return (_build(draft.request, draft.measured, segs[0] if segs else None),)
+
+
+def _build(request: ComposeRequest, measured: Sequence[tuple[Segment, SegmentMeasures]], seg: Dataset | None) -> Dataset:
     segments = tuple(segment for segment, _ in measured)
     first = header.donor(request.sources[0])
     outlined = any(segment.finding for segment in segments) or (not request.card.card.finds and bool(segments))
@@ -44,7 +50,7 @@ def build(request: ComposeRequest, measured: Sequence[tuple[Segment, SegmentMeas
         evidence=[first, *request.sources[1:], *([seg] if seg is not None else [])],
         content=content,
         series_instance_uid=object_uid(request, KIND, "series"),
-        series_number=request.settings.series_number_sr,
+        series_number=request.series_number(KIND),
         sop_instance_uid=object_uid(request, KIND, "instance"),
         instance_number=1,
         manufacturer=header.MANUFACTURER,

@@ -178,7 +178,7 @@ def test_every_report_is_complete_preliminary_and_unverified() -> None:
 
 def test_series_are_named_and_numbered_by_the_settings() -> None:
     """Descriptions fit a long string, and numbers are the site's."""
-    request = replace(scans.request(), settings=ResultsSection(series_number_seg=77, series_number_sr=78, institution="Klinik Süd"))
+    request = replace(scans.request(), settings=ResultsSection(series_numbers={"seg": 77, "sr": 78}, institution="Klinik Süd"))
     objects = read(request)
     assert (objects["seg"].SeriesNumber, objects["sr"].SeriesNumber) == (77, 78)
     assert objects["seg"].SeriesDescription == "AI Lung nodules 1.2.0 - unverified"
