@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 import tomllib
@@ -31,6 +32,8 @@ Phase = Literal["native", "arterial", "portal", "delayed", "unknown"]
 Sequence = Literal["t1", "t2", "flair", "pd", "dwi", "adc", "swi", "angio", "perfusion", "functional", "map", "unknown"]
 Kernel = Literal["soft", "sharp", "unknown"]
 ROLES_MAX = 8
+# Formats whose runtime reads the reference role alone: a card of several roles would analyse a part of what it was given.
+ONE_ROLE = frozenset({"deepbet", "state-dict"})
 
 
 class BadCard(Exception):  # noqa: N818 -- reads as a verdict: raise BadCard
@@ -250,6 +253,8 @@ class Card(_Part):
             raise ValueError("exactly one input must have reference = true")
         if len({entry.role for entry in self.inputs}) != len(self.inputs):
             raise ValueError("two inputs share a role")
+        if self.runtime.format in ONE_ROLE and len(self.inputs) != 1:
+            raise ValueError(f"runtime.format {self.runtime.format!r} reads one input, and the card has {len(self.inputs)}")
         for measurement in self.measurements:
             if measurement.label not in indices:
                 raise ValueError(f"a measurement names label {measurement.label}, which the output does not have")
@@ -307,6 +312,14 @@ def discover(folders: Iterable[Path]) -> dict[str, ShelvedCard]:
                 raise BadCard(f"{path}: the name {name!r} is taken by {found[name].folder}")
             found[name] = shelved
     return found
+
+
+def runtime_of(shelved: ShelvedCard) -> str:
+    """Give the module that runs a card's format, without importing it; raises BadCard where this node has none."""
+    module = "models.runtimes." + shelved.card.runtime.format.replace("-", "_")
+    if importlib.util.find_spec(module) is None:
+        raise BadCard(f"{shelved.folder / 'card.toml'}: runtime.format {shelved.card.runtime.format!r} is not one this node has")
+    return module
 
 
 def folders(directory: Path | None, *, starters: bool) -> list[Path]:

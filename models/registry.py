@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
-from models.card import BadCard, ShelvedCard, WeightsFile
+from models.card import BadCard, ShelvedCard, WeightsFile, runtime_of
 from models.vocabulary import Model
 
 
@@ -18,10 +18,7 @@ def load(shelved: ShelvedCard, device: str) -> Model:
     The runtime is the module of models/runtimes named after the format; it imports torch, so it is imported here and
     never at this module's import (a worker's parent process forks).
     """
-    module = "models.runtimes." + shelved.card.runtime.format.replace("-", "_")
-    if importlib.util.find_spec(module) is None:
-        raise BadCard(f"{shelved.folder / 'card.toml'}: runtime.format {shelved.card.runtime.format!r} is not one this node has")
-    model: Model = importlib.import_module(module).load(shelved, device)
+    model: Model = importlib.import_module(runtime_of(shelved)).load(shelved, device)
     return model
 
 

@@ -55,6 +55,8 @@ def known_cards(settings: Settings) -> dict[str, ShelvedCard]:
     """Read the model cards the settings name and check the rules against them; raises Misconfigured."""
     try:
         cards = card.discover(card.folders(settings.models.dir, starters=settings.models.starters))
+        for shelved in cards.values():
+            card.runtime_of(shelved)
     except card.BadCard as error:
         raise Misconfigured(str(error)) from error
     routing.check_rules(settings.rules, cards)

@@ -13,10 +13,10 @@ from overread import processes, roles
 
 
 def up(settings: Settings, config: Path | None) -> None:
-    """Run everything until SIGTERM or SIGINT; raises Misconfigured when this data folder has a node already."""
-    from workers import pipeline  # noqa: PLC0415
+    """Run everything until SIGTERM or SIGINT; raises Misconfigured, also when this data folder has a node already."""
+    from node import dispatch  # noqa: PLC0415
 
-    pipeline.known_cards(settings)  # a bad card stops us here, with its reason, not in a restart loop
+    dispatch.known_cards(settings)  # a bad card stops us here, with its reason, not in a restart loop
     try:
         processes.hold(roles.run_dir(settings), "up", wait_s=0)
     except Retryable as error:

@@ -129,8 +129,9 @@ def _models(settings: Settings) -> Iterator[Line]:
     for name, entry in shelf.items():
 
         def probe(entry: Any = entry) -> str:
-            from models import registry  # noqa: PLC0415
+            from models import card, registry  # noqa: PLC0415
 
+            card.runtime_of(entry)
             registry.weights(entry, tuple(entry.card.runtime.files))
             return f"{entry.card.model.version}, weights are what the card says, digest {entry.digest[:12]}"
 

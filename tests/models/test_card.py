@@ -70,6 +70,11 @@ def test_a_good_card_is_read(tmp_path: Path) -> None:
         ("0" * 64, "abc", "sha256"),
         ('name = "spleen"', 'name = "../spleen"', "model.name"),
         ("schema_version = 1", "schema_version", "card.toml"),
+        (
+            "[output]\n",
+            '[[inputs]]\nrole = "pet"\naccept = { modality = ["PT"] }\n[output]\n',
+            "'state-dict' reads one input, and the card has 2",
+        ),
     ],
 )
 def test_a_wrong_card_is_refused_with_its_key(tmp_path: Path, old: str, new: str, message: str) -> None:

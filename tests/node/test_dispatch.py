@@ -20,6 +20,7 @@ from node.errors import Misconfigured
 from node.ledger import Ledger, deliveries, instances, jobs, open_ledger, revisions
 from node.settings import Settings
 from node.study import DeliveryState, JobState, RevisionState, Stage
+from tests import shelf
 from tests.node import work
 from tests.node.brokers import settings_in, valkey
 from tests.node.conftest import Clock
@@ -258,4 +259,14 @@ def test_a_rule_for_a_model_that_is_not_there_stops_the_start(tmp_path: Path) ->
     """A mistake in the settings is told at start, not found after a week of silence."""
     settings = Settings.model_validate({"node": {"data_dir": str(tmp_path)}, "rules": [{"model": "chest-tc"}]})
     with pytest.raises(Misconfigured, match="chest-tc"):
+        dispatch.serve(settings, threading.Event())
+
+
+def test_a_format_that_this_node_cannot_run_stops_the_start(tmp_path: Path) -> None:
+    """Its first patient would find out else."""
+    folder = shelf.put(tmp_path / "models")
+    card = folder / "two-parts" / "card.toml"
+    card.write_text(card.read_text().replace('format = "state-dict"', 'format = "wishful"'))
+    settings = Settings.model_validate({"node": {"data_dir": str(tmp_path)}, "models": {"dir": str(folder)}})
+    with pytest.raises(Misconfigured, match="'wishful' is not one this node has"):
         dispatch.serve(settings, threading.Event())
