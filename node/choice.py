@@ -19,10 +19,15 @@ SAME_POINTS = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """`chosen` is None where a role stays empty, else role -> candidate, the reference role first; `reasons` by series UID."""
+    """`chosen` is None where a role stays empty, else role -> candidate, the reference role first; `reasons` by series UID.
+
+    lacking  the inputs that no series fits, where another input has one: `near`, the best of the first such input
+    """
 
     chosen: Mapping[str, Candidate] | None
     reasons: Mapping[str, str]
+    lacking: tuple[InputPart, ...] = ()
+    near: Candidate | None = None
 
 
 def choose(study: Study, card: Card, looks: Looks | None = None) -> Choice:
@@ -43,7 +48,9 @@ def choose(study: Study, card: Card, looks: Looks | None = None) -> Choice:
     chosen = _best(parts, fits)
     losers = _losers(parts, fits, chosen) if chosen is not None else _stranded(parts, fits)
     reasons = {uid: _sentence(by_role) for uid, by_role in misfits.items() if len(by_role) == len(parts)}
-    return Choice(chosen=chosen, reasons=reasons | losers)
+    near = next((entries[0] for entries in fits.values() if entries), None)
+    lacking = tuple(part for part in parts if not fits[part.role]) if near is not None else ()
+    return Choice(chosen=chosen, reasons=reasons | losers, lacking=lacking, near=near)
 
 
 def frame(fit: Fit) -> str:

@@ -14,14 +14,15 @@ from typing import Any
 
 from models import card
 from models.card import ShelvedCard
-from node import assembly, commitment, holds, journal, proof, retention, routing
+from node import assembly, commitment, holds, inputs, journal, proof, retention, routing
 from node.broker import Broker, BrokerAway
 from node.errors import Misconfigured, OverreadError, Retryable
 from node.ledger import Ledger, deliveries, instances, jobs, open_ledger, presence, revisions
+from node.ledger import holds as hold_rows
 from node.ledger.revisions import Revision
 from node.settings import Settings
 from node.settings import load as load_settings
-from node.study import Delivery, Job, Mode, RevisionState, Stage
+from node.study import Delivery, Job, Mode, Plan, RevisionState, Stage
 
 log = journal.get("dispatch")
 
@@ -168,12 +169,23 @@ class Dispatcher:
 
     def _fetch(self, revision: Revision, names: Sequence[str]) -> None:
         """Ask those peers for what they have more of; never waits."""
-        self._fetches = [future for future in self._fetches if not future.done()]
         study_uid = revision.study_instance_uid
+        self._retrieve(lambda: self._asker.fetched(revision, proof.fetch_rest(self.settings, self.ledger, names, study_uid)))
+
+    def _fetch_inputs(self, revision: Revision, plan: Plan) -> None:
+        """Ask for the series that models of several inputs lack, once a revision; never waits."""
+        study_uid = revision.study_instance_uid
+        names = inputs.sources(self.settings, self.ledger, study_uid) if plan.lacking else []
 
         def run() -> None:
-            self._asker.fetched(revision, proof.fetch_rest(self.settings, self.ledger, names, study_uid))
+            words = inputs.fetch_lacking(self.settings, self.ledger, names, study_uid, plan.lacking)
+            hold_rows.warn_also(self.ledger, revision, words)
 
+        if names:
+            self._retrieve(run)
+
+    def _retrieve(self, run: Callable[[], None]) -> None:
+        self._fetches = [future for future in self._fetches if not future.done()]
         self._fetches.append(self._fetchers.submit(self._guarded, "fetch", run))
 
     def _plan(self, revision: Revision, *, looking: bool = False) -> bool:
@@ -199,6 +211,7 @@ class Dispatcher:
             moved = holds.hold(self.ledger, revision, judgement.findings)
         elif moved := revisions.plan(self.ledger, revision.revision_id, plan):
             log.info("revision.planned", jobs=[job.job_id for job in plan.jobs], declined=len(plan.declined), **names)
+            self._fetch_inputs(revision, plan)
         if moved and not revision.released:
             holds.note_received(self.ledger, revision, images)
         return True

@@ -208,7 +208,11 @@ def whom(known: Sequence[Peer], senders: Sequence[tuple[str, str]]) -> list[str]
 
     A modality that sends to the archive and to us cannot be asked: then the archives can.
     """
-    able = [peer for peer in known if peer.query]
+    return nearest([peer for peer in known if peer.query], senders)
+
+
+def nearest(able: Sequence[Peer], senders: Sequence[tuple[str, str]]) -> list[str]:
+    """Give the names of those that sent a study, by title, else by address; else of all."""
     by_title = [peer.name for peer in able if any(peer.ae_title == title for title, _ in senders)]
     by_host = [peer.name for peer in able if any(peer.host == host for _, host in senders)]
     return sorted(by_title or by_host or [peer.name for peer in able])

@@ -19,7 +19,7 @@ from node.fit import Looks
 from node.rules import PRIORITIES, check_rules, mode_now, number, rule_for
 from node.score import Candidate
 from node.settings import Rule
-from node.study import Declined, JobPlan, Mode, Plan, Study
+from node.study import Declined, JobPlan, Lacking, Mode, Plan, Study
 
 __all__ = ["PRIORITIES", "check_rules", "job_id", "mode_now", "route"]
 
@@ -28,6 +28,7 @@ def route(study: Study, cards: Mapping[str, ShelvedCard], rules: Sequence[Rule],
     """Give the jobs of a study, and for every model a reason for each series it does not take."""
     jobs: list[JobPlan] = []
     declined: list[Declined] = []
+    lacking: list[Lacking] = []
     looks: Looks = {}
     for name, shelved in sorted(cards.items()):
         choice = choose(study, shelved.card, looks)
@@ -40,12 +41,14 @@ def route(study: Study, cards: Mapping[str, ShelvedCard], rules: Sequence[Rule],
                 reasons |= {entry.fit.series.series_instance_uid: off for entry in choice.chosen.values()}
             else:
                 jobs.append(_job(study, shelved, choice.chosen, rule, destinations))
+        elif choice.near is not None and Mode(rule_for(rules, name, choice.near.fit.instances[0]).mode) is not Mode.OFF:
+            lacking += [Lacking(model=name, role=part.role, modalities=part.accept.modality) for part in choice.lacking]
         declined.extend(
             Declined(series_instance_uid=series.series_instance_uid, model=name, reason=reasons[series.series_instance_uid])
             for series in study.series
             if series.series_instance_uid in reasons
         )
-    return Plan(jobs=tuple(jobs), declined=tuple(declined))
+    return Plan(jobs=tuple(jobs), declined=tuple(declined), lacking=tuple(lacking))
 
 
 def job_id(study_uid: str, inputs: Mapping[str, Sequence[str]], model: str, version: str, card_digest: str) -> str:

@@ -110,6 +110,7 @@ class AssemblySection(_Section):
     count_stable_s  between the two counts that prove a series
     give_up_s       after the last arrival: a study of which the archive has more is then declined or held (`on_mismatch`),
                     one that could not be proved goes on with the quiet time as its evidence
+    fetch_inputs    get from peers with `retrieve` the series that a model of several inputs lacks and nobody sent
     """
 
     quiet_s: Seconds = 60
@@ -118,6 +119,7 @@ class AssemblySection(_Section):
     count_stable_s: Seconds = 10
     give_up_s: Seconds = 900
     on_mismatch: Literal["decline", "hold"] = "decline"
+    fetch_inputs: bool = True
 
 
 class WorkersSection(_Section):

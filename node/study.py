@@ -127,11 +127,21 @@ class Declined:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lacking:
+    """An input of a model for which nothing came, where other inputs of it have their series; of any of these modalities."""
+
+    model: str
+    role: str
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Routing's answer for a study."""
 
     jobs: tuple[JobPlan, ...]
     declined: tuple[Declined, ...]
+    lacking: tuple[Lacking, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

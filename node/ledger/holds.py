@@ -177,6 +177,15 @@ def warn(ledger: Ledger, revision: Revision, warnings: Sequence[str]) -> None:
         connection.execute(mine.values(warnings=list(warnings) or None))
 
 
+def warn_also(ledger: Ledger, revision: Revision, warning: str) -> None:
+    """Add one sentence to what is odd about a revision; said twice it is written once."""
+    mine = REVISIONS.c.revision_id == revision.revision_id
+    with ledger.writing() as connection:
+        known = connection.execute(sa.select(REVISIONS.c.warnings).where(mine)).scalar_one() or []
+        if warning not in known:
+            connection.execute(sa.update(REVISIONS).where(mine).values(warnings=[*known, warning]))
+
+
 def sent(ledger: Ledger, study_uid: str, revision: int) -> list[Sent]:
     """Give who sent each image of a revision, conflicting ones too; our own results, of revision 0, are left out."""
     columns = ("series_instance_uid", "sop_instance_uid", "calling_ae", "peer_host", "also_from")

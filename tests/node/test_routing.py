@@ -31,7 +31,7 @@ def card(name: str = "chest-ct", inputs: Sequence[dict[str, Any]] | None = None,
         {
             "schema_version": 1,
             "model": {"name": name, "version": "1.0", "title": "t", "licence": "l", "intended_use": "u", "limits": ["l"]},
-            "runtime": {"format": "state-dict"},
+            "runtime": {"format": "of-the-tests"},
             "inputs": inputs or [{"role": "image", "reference": True, "accept": chest}],
             "output": {
                 "kind": "labels",
