@@ -219,10 +219,13 @@ class OutputPart(_Part):
 
 
 class MeasurementPart(_Part):
-    """What is measured on which label."""
+    """What is measured on which label; what an image cannot give is left out.
+
+    A radiograph has no volume and no HU, and millimetres only where it is calibrated; of a box, diameters are its width and height.
+    """
 
     label: int
-    what: tuple[Literal["volume", "diameters", "hu", "probability"], ...] = Field(min_length=1)
+    what: tuple[Literal["volume", "area", "diameters", "hu", "probability"], ...] = Field(min_length=1)
 
 
 class EvaluationPart(_Part):

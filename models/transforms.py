@@ -10,7 +10,7 @@ nothing is rotated, so every step works along one axis at a time, and the way ba
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -57,7 +57,8 @@ class Turning:
         signs = [-1 if flip else 1 for flip in self.flips]
         origin = grid.to_world_mm(corner.astype(float))[0]
         axes = [tuple(sign * part for part in grid.axes[axis]) for axis, sign in zip(self.axes, signs, strict=True)]
-        return Grid(
+        return replace(
+            grid,
             shape=(grid.shape[self.axes[0]], grid.shape[self.axes[1]], grid.shape[self.axes[2]]),
             origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
             axes=(_triple(axes[0]), _triple(axes[1]), _triple(axes[2])),
@@ -140,10 +141,10 @@ def resampling(source: Grid, orientation: str, spacing_mm: Sequence[float]) -> R
     first = np.array([
         [(n - 1) / 2 - (m - 1) / 2 * t / s for n, m, s, t in zip(oriented.shape, shape, oriented.spacing_mm, spacing_mm, strict=True)]
     ])  # fmt: skip
-    model = Grid(
+    model = replace(
+        oriented,
         shape=(shape[0], shape[1], shape[2]),
         origin_mm=_triple(oriented.to_world_mm(first)[0]),
-        axes=oriented.axes,
         spacing_mm=_triple(spacing_mm),
     )
     return Resampling(source=source, oriented=oriented, model=model, turning=turned)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,22 +36,33 @@ class Code:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Where the voxels of an array lie in the patient.
+    """Where the voxels of an array lie in the patient, or the pixels of a radiograph on its own picture.
 
     shape       voxels along (z, y, x)
     origin_mm   LPS position of the centre of voxel (0, 0, 0)
     axes        three LPS unit vectors: the directions in which z, y and x indices grow
     spacing_mm  centre to centre distance along (z, y, x)
+    space       "patient"; "image" for a projection, which no coordinates place in the patient: there the shape is
+                (1, rows, columns), the origin (0, 0, 0), x grows along the rows to the right, y down the columns
+    calibrated  whether spacing_mm are millimetres in the patient. Those of a projection rarely are: then they keep the
+                pixels' proportions (at the detector, else 1), and no length or area in mm may be taken from them
 
     Example: origin (10, 20, 30), axes ((0,0,1),(0,1,0),(1,0,0)), spacing (2, 0.5, 0.5):
     index (3, 4, 8) lies at (10 + 8*0.5, 20 + 4*0.5, 30 + 3*2) = (14, 22, 36).
-    Ref: PS3.3 C.7.6.2.1.1
+    Ref: PS3.3 C.7.6.2.1.1, 10.7.1
     """
 
     shape: tuple[int, int, int]
     origin_mm: Triple
     axes: tuple[Triple, Triple, Triple]
     spacing_mm: Triple
+    space: Literal["patient", "image"] = "patient"
+    calibrated: bool = True
+
+    @property
+    def is_projection(self) -> bool:
+        """Tell a single picture, without depth and without a place in the patient."""
+        return self.space == "image"
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -98,7 +109,8 @@ class Volume:
     """One input of a model: an array on its grid.
 
     array     (z, y, x), rescaled to `unit`
-    unit      "HU" for CT, "1" where intensities have no absolute meaning
+    unit      "HU" for CT, "1" where intensities have no absolute meaning. A radiograph is given as it is displayed, with its
+              window or look-up table, from 0, black, to 1, white: MONOCHROME1 is inverted, so that more is denser
     modality  DICOM Modality (0008,0060)
     """
 
@@ -123,7 +135,7 @@ class Finding:
     number  from 1, also its value in `Prediction.instances`; ordered by position (z, y, x)
     label   index of the card's output label
     score   the model's probability, 0..1
-    box     bounding box on the prediction's grid
+    box     bounding box on the prediction's grid; where the prediction has no instances, all that is marked
     """
 
     number: int

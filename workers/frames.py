@@ -25,6 +25,11 @@ ENHANCED: Mapping[str, str] = {
     "1.2.840.10008.5.1.4.1.1.128.1": "1.2.840.10008.5.1.4.1.1.128",
 }
 
+# Radiographs: one projection an image. Ref: PS3.4 B.5
+PROJECTIONS = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{ending}" for ending in ("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1")
+)  # CR; DX, mammography and intraoral X-ray, each for presentation and for processing
+
 # Which attributes each functional group gives a frame. Ref: PS3.3 C.7.6.16.2, C.8.13.5, C.8.15.3, C.8.22.5
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "PlanePositionSequence": ("ImagePositionPatient",),

@@ -1,4 +1,4 @@
-"""Masks to numbers: volumes, diameters, attenuation, probability, and the outline of the key slice."""
+"""Masks and boxes to numbers: volumes, areas, diameters, attenuation, probability, and the outline of the key slice."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ VOLUME = Code(scheme="SCT", value="118565006", meaning="Volume")
 ATTENUATION = Code(scheme="DCM", value="112031", meaning="Attenuation Coefficient")
 LONG_AXIS = Code(scheme="SCT", value="103339001", meaning="Long Axis")
 SHORT_AXIS = Code(scheme="SCT", value="103340004", meaning="Short Axis")
+AREA = Code(scheme="SCT", value="42798000", meaning="Area")
+# Of a box: it is not known how the lesion lies in it, so its sides are no axes.
+WIDTH = Code(scheme="SCT", value="103355008", meaning="Width")
+HEIGHT = Code(scheme="DCM", value="121207", meaning="Height")
 # The device's certainty that the mark is what its label says; 111047 would say "Probability of cancer", which no detector here claims.
 CERTAINTY = Code(scheme="DCM", value="111012", meaning="Certainty of Finding")
 MEAN = Code(scheme="SCT", value="373098007", meaning="Mean")
 STANDARD_DEVIATION = Code(scheme="SCT", value="386136009", meaning="Standard Deviation")
 MM = Code(scheme="UCUM", value="mm", meaning="mm")
+MM2 = Code(scheme="UCUM", value="mm2", meaning="square millimeter")
+PIXELS = Code(scheme="UCUM", value="{pixels}", meaning="pixels")
 MM3 = Code(scheme="UCUM", value="mm3", meaning="cubic millimeter")
 ML = Code(scheme="UCUM", value="mL", meaning="milliliter")
 HU = Code(scheme="UCUM", value="[hnsf'U]", meaning="Hounsfield unit")
@@ -33,7 +39,7 @@ Polyline = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentMeasures:
-    """What is known about one non-empty segment of a prediction.
+    """What is known about one non-empty segment of a prediction, or about a finding that a box alone marks.
 
     key           ("organ", the card's label index) or ("finding", the finding's number)
     label         index of the card's output label; for an organ the same as in `key`
@@ -41,7 +47,7 @@ class SegmentMeasures:
     key_slice     z index, on the prediction's grid, of the slice where the segment's area is largest
     outline       (n, 2) float64 of (column, row) on the key slice: n >= 6, the last point repeats the first,
                   the top left corner of the image is (0, 0) and the centre of its first pixel (0.5, 0.5);
-                  it runs along pixel borders around the largest part of the segment in that slice
+                  it runs along pixel borders around the largest part of the segment in that slice, or is the box
     Ref: PS3.3 C.18.6.1.2
     """
 
@@ -55,7 +61,8 @@ class SegmentMeasures:
 def measure(prediction: Prediction, volume: Volume, card: Card) -> tuple[SegmentMeasures, ...]:
     """Measure every non-empty segment: organs in the card's order, then findings by number.
 
-    Raises ValueError where the volume is not on the prediction's grid or a finding has no voxel.
+    Raises ValueError where the volume is not on the prediction's grid, or where the prediction has instances and a finding
+    has no voxel in them. Without instances a finding's box is all that is known of it.
     """
     if not volume.array.shape == prediction.labels.shape == prediction.grid.shape:
         raise ValueError("the volume and the prediction are not on one grid")
@@ -67,8 +74,10 @@ def measure(prediction: Prediction, volume: Volume, card: Card) -> tuple[Segment
             part = _Part(mask=prediction.labels[where] == label.index, where=where, volume=volume)
             measured.append(_segment(("organ", label.index), part, card, None))
     for finding in prediction.findings:
+        if prediction.instances is None:
+            measured.append(_boxed(finding, prediction.grid, _asked(card, finding.label)))
+            continue
         where = _slices(finding.box)
-        assert prediction.instances is not None
         part = _Part(mask=prediction.instances[where] == finding.number, where=where, volume=volume)
         if not part.mask.any():
             raise ValueError(f"finding {finding.number} has no voxel inside its box")
@@ -94,34 +103,66 @@ def _segment(key: tuple[Literal["organ", "finding"], int], part: _Part, card: Ca
     inner = key_slice(part.mask)
     plane = largest_part(part.mask[inner])
     offset = np.array([part.where[2].start, part.where[1].start], dtype=float)
-    asked = {what for entry in card.measurements if entry.label == label for what in entry.what}
     return SegmentMeasures(
         key=key,
         label=label,
-        measurements=tuple(_measurements(asked, part, plane, finding)),
+        measurements=tuple(_measurements(_asked(card, label), part, plane, finding)),
         key_slice=part.where[0].start + inner,
         outline=outline(plane) + offset,
     )
+
+
+def _asked(card: Card, label: int) -> set[Any]:
+    return {what for entry in card.measurements if entry.label == label for what in entry.what}
+
+
+def _boxed(finding: Finding, grid: Grid, asked: set[Any]) -> SegmentMeasures:
+    """Give what a box tells: its sides in mm, if these are known, and the score. The key slice is the box's middle one.
+
+    Example: rows 10..14 and columns 20..28 at 0.5 mm: width 4 mm, height 2 mm; the outline runs from (20, 10) to (28, 14).
+    """
+    (first, top, left), (last, bottom, right) = finding.box.low, finding.box.high
+    values = []
+    if "diameters" in asked and grid.calibrated:
+        values.append(Measurement(concept=WIDTH, value=round((right - left) * grid.spacing_mm[2], 1), unit=MM))
+        values.append(Measurement(concept=HEIGHT, value=round((bottom - top) * grid.spacing_mm[1], 1), unit=MM))
+    if "probability" in asked:
+        values.append(_certainty(finding))
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=float)
+    return SegmentMeasures(
+        key=("finding", finding.number),
+        label=finding.label,
+        measurements=tuple(values),
+        key_slice=(first + last - 1) // 2,
+        outline=_closed(corners),
+    )
+
+
+def _certainty(finding: Finding) -> Measurement:
+    return Measurement(concept=CERTAINTY, value=float(round(100 * finding.score)), unit=PERCENT)
 
 
 def _measurements(asked: set[Any], part: _Part, plane: Mask, finding: Finding | None) -> list[Measurement]:
     """Give the asked values; the standard deviation comes last because OHIF shows only the first five."""
     grid = part.volume.grid
     values: list[Measurement] = []
-    if "volume" in asked and finding:
+    flat = grid.is_projection
+    if "volume" in asked and finding and not flat:
         values.append(Measurement(concept=VOLUME, value=float(round(volume_mm3(part.mask, grid))), unit=MM3))
-    elif "volume" in asked:
+    elif "volume" in asked and not flat:
         values.append(Measurement(concept=VOLUME, value=round(volume_mm3(part.mask, grid) / 1000, 1), unit=ML))
+    if "area" in asked:
+        values.append(area(part.mask[key_slice(part.mask)], grid))
     deviation = None
     if "hu" in asked and part.volume.unit == "HU":
         mean_hu, deviation = attenuation_hu(part.volume.array[part.where], part.mask)
         values.append(Measurement(concept=ATTENUATION, value=float(round(mean_hu)), unit=HU, derivation=MEAN))
-    if "diameters" in asked:
+    if "diameters" in asked and grid.calibrated:
         long_mm, short_mm = diameters_mm(plane, row_mm=grid.spacing_mm[1], column_mm=grid.spacing_mm[2])
         values.append(Measurement(concept=LONG_AXIS, value=round(long_mm, 1), unit=MM))
         values.append(Measurement(concept=SHORT_AXIS, value=round(short_mm, 1), unit=MM))
     if "probability" in asked and finding:
-        values.append(Measurement(concept=CERTAINTY, value=float(round(100 * finding.score)), unit=PERCENT))
+        values.append(_certainty(finding))
     if deviation is not None:
         values.append(Measurement(concept=ATTENUATION, value=float(round(deviation)), unit=HU, derivation=STANDARD_DEVIATION))
     return values
@@ -133,6 +174,17 @@ def volume_mm3(mask: Mask, grid: Grid) -> float:
     Example: 10 voxels of 2 x 0.5 x 0.5 mm are 10 * 0.5 = 5 mm3 = 0.005 ml.
     """
     return float(np.count_nonzero(mask)) * grid.voxel_mm3
+
+
+def area(plane: Mask, grid: Grid) -> Measurement:
+    """Count pixels times the area of one, where the grid is calibrated; else the pixels alone.
+
+    Example: 12 pixels of 0.5 x 0.5 mm are 3 mm2.
+    """
+    count = np.count_nonzero(plane)
+    if not grid.calibrated:
+        return Measurement(concept=AREA, value=float(count), unit=PIXELS)
+    return Measurement(concept=AREA, value=round(count * grid.spacing_mm[1] * grid.spacing_mm[2], 1), unit=MM2)
 
 
 def attenuation_hu(array: NDArray[Any], mask: Mask) -> tuple[float, float]:
@@ -183,7 +235,11 @@ def outline(plane: Mask) -> Polyline:
         point = follows[point]
     points = np.array(path, dtype=float)[:, ::-1]
     step_in, step_out = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
-    corners = points[(step_in != step_out).any(axis=1)]
+    return _closed(points[(step_in != step_out).any(axis=1)])
+
+
+def _closed(corners: Polyline) -> Polyline:
+    """Close a polyline; where it has fewer than five corners, with the middle of each side."""
     if len(corners) < 5:
         middles = (corners + np.roll(corners, -1, axis=0)) / 2
         corners = np.stack([corners, middles], axis=1).reshape(-1, 2)

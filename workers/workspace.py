@@ -219,6 +219,8 @@ def _grid(facts: Mapping[str, Any]) -> Grid:
         origin_mm=tuple(facts["origin_mm"]),
         axes=tuple(tuple(axis) for axis in facts["axes"]),  # type: ignore[arg-type]
         spacing_mm=tuple(facts["spacing_mm"]),
+        space=facts.get("space", "patient"),
+        calibrated=facts.get("calibrated", True),
     )
 
 

@@ -189,3 +189,38 @@ def test_a_finding_without_voxels_is_a_fault(card: Card) -> None:
     prediction = Prediction(grid=GRID, labels=empty.astype(np.uint8), instances=empty.astype(np.uint16), findings=(finding,))
     with pytest.raises(ValueError, match="no voxel"):
         measure(prediction, Volume(array=empty.astype(np.int16), grid=GRID, unit="HU", modality="CT"), card)
+
+
+def _radiograph(*, calibrated: bool, boxes: bool) -> tuple[Prediction, Volume]:
+    """Give a finding of 4 rows by 10 columns on a picture of 40 x 60 pixels, 0.5 mm high and 0.2 mm wide."""
+    flat = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    grid = Grid(shape=(1, 40, 60), origin_mm=(0, 0, 0), axes=flat, spacing_mm=(1, 0.5, 0.2), space="image", calibrated=calibrated)
+    instances = np.zeros(grid.shape, np.uint16)
+    instances[0, 10:14, 20:30] = 1
+    finding = Finding(number=1, label=3, score=0.654, box=Box(low=(0, 10, 20), high=(1, 14, 30)))
+    labels = np.zeros(grid.shape, np.uint8)
+    prediction = Prediction(grid=grid, labels=labels, instances=None if boxes else instances, findings=(finding,))
+    return prediction, Volume(array=np.zeros(grid.shape, np.float32), grid=grid, unit="1", modality="DX")
+
+
+def _measured(card: Card, *, calibrated: bool, boxes: bool) -> list[tuple[str, float, str]]:
+    asked = card.measurements[-1].model_copy(update={"what": ("volume", "area", "diameters", "hu", "probability")})
+    (segment,) = measure(*_radiograph(calibrated=calibrated, boxes=boxes), card.model_copy(update={"measurements": (asked,)}))
+    assert segment.key_slice == 0
+    assert segment.outline.tolist()[::2] == [[20, 10], [30, 10], [30, 14], [20, 14], [20, 10]]
+    assert len(segment.outline) == 9
+    return [(entry.concept.meaning, entry.value, entry.unit.value) for entry in segment.measurements]
+
+
+def test_a_box_has_sides_and_a_score_and_no_area(card: Card) -> None:
+    """Of a finding that a box alone marks, width, height and score are known; nothing that needs its voxels is given."""
+    assert _measured(card, calibrated=True, boxes=True) == [("Width", 2.0, "mm"), ("Height", 2.0, "mm"), ("Certainty of Finding", 65, "%")]
+
+
+def test_a_radiograph_has_millimetres_only_where_it_is_calibrated(card: Card) -> None:
+    """Areas are in pixels and no length is given where the distance of pixels in the patient is not known; a volume never is."""
+    assert _measured(card, calibrated=False, boxes=True) == [("Certainty of Finding", 65, "%")]
+    assert _measured(card, calibrated=False, boxes=False) == [("Area", 40, "{pixels}"), ("Certainty of Finding", 65, "%")]
+    names = [(name, unit) for name, _, unit in _measured(card, calibrated=True, boxes=False)]
+    assert names == [("Area", "mm2"), ("Long Axis", "mm"), ("Short Axis", "mm"), ("Certainty of Finding", "%")]
+    assert _measured(card, calibrated=True, boxes=False)[0][1] == 4.0

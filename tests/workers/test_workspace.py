@@ -72,6 +72,14 @@ def test_volumes_come_back_to_the_last_bit(tmp_path: Path) -> None:
     assert np.array_equal(volumes["ct"].array, volume().array)
 
 
+def test_a_radiographs_grid_stays_one(tmp_path: Path) -> None:
+    """That a grid is a picture's own, and without millimetres, is not lost between the stages."""
+    flat = replace(GRID, shape=(1, 4, 5), space="image", calibrated=False)
+    picture = Volume(array=np.zeros(flat.shape, np.float32), grid=flat, unit="1", modality="DX")
+    workspace.save_volumes(shelf(tmp_path), {"x": picture}, Origin(sources=(Source(sop_instance_uid="1.2"),), given=1))
+    assert workspace.load_volumes(shelf(tmp_path))[0]["x"].grid == flat
+
+
 def test_a_prediction_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     """Labels, instances, findings and variant read back as they were written; floats lose nothing."""
     workspace.save_prediction(shelf(tmp_path), prediction())

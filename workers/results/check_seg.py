@@ -53,7 +53,7 @@ def _wanted(request: ComposeRequest) -> list[tuple[str, str, int]]:
         for part in card.output.labels
         if part.kind == "organ" and any((plane == part.index).any() for plane in prediction.labels)
     ]
-    findings = sorted(prediction.findings, key=lambda entry: entry.number)
+    findings = [] if prediction.instances is None else sorted(prediction.findings, key=lambda entry: entry.number)
     return wanted + [(card.label(finding.label).label, "instances", finding.number) for finding in findings]
 
 

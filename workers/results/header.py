@@ -24,7 +24,7 @@ from models.card import ascii_only
 from node.errors import Refused
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from node.profiles import Kind
-from workers.frames import ENHANCED
+from workers.frames import ENHANCED, PROJECTIONS
 from workers.results import identity
 from workers.results.request import ComposedObject, ComposeRequest
 
@@ -38,7 +38,7 @@ REQUIRED = (
 VERBATIM = frozenset(
     {"PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "StudyID", "AccessionNumber", "SpecificCharacterSet"}
 )
-REFERABLE = frozenset({*ENHANCED, *ENHANCED.values()})
+REFERABLE = frozenset({*ENHANCED, *ENHANCED.values(), *PROJECTIONS})
 TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 
 
@@ -63,14 +63,14 @@ def donor(source: Dataset) -> Dataset:
 
 
 def _referable(source: Dataset) -> None:
-    """Refuse images that a result cannot point at."""
-    if not source.get("FrameOfReferenceUID"):
+    """Refuse images that a result cannot point at; a radiograph lies in no frame of reference."""
+    if not source.get("FrameOfReferenceUID") and source.get("SOPClassUID") not in PROJECTIONS:
         raise Refused("the images have no Frame of Reference UID, so marks cannot be placed on them")
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
         if not source.get(keyword):
             raise Refused(f"the images have no {keyword}, so a result cannot refer to them")
     if source.get("SOPClassUID") not in REFERABLE:
-        raise Refused("the images are not CT, MR or PET Image Storage; results on other kinds are not written")
+        raise Refused("the images are not CT, MR, PET, CR, DX or mammography images; results on other kinds are not written")
 
 
 def _valid(element: DataElement) -> bool:

@@ -26,8 +26,9 @@ ALGORITHM_FAMILY = PydicomCode("123110", "DCM", "Artificial Intelligence")
 
 
 def write(draft: Draft) -> tuple[Dataset, ...]:
-    """Write the SEG, none where nothing is marked: viewers hang on an empty one."""
-    return (_build(draft.request, draft.segments),) if draft.segments else ()
+    """Write the SEG, none where no voxel is marked: viewers hang on an empty one."""
+    segments = tuple(segment for segment in draft.segments if not segment.boxed)
+    return (_build(draft.request, segments),) if segments else ()
 
 
 def _build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:

@@ -25,6 +25,7 @@ class Segment:
     number   Segment Number, from 1
     name     what a reader sees, and the tracking identifier: "Left lung", "Nodule 2"
     finding  None for an organ
+    boxed    a box alone marks the finding: no SEG can hold it, and its numbers stand beside its outline
     """
 
     number: int
@@ -32,6 +33,7 @@ class Segment:
     name: str
     tracking_uid: str
     finding: Finding | None = None
+    boxed: bool = False
 
     @property
     def key(self) -> tuple[Literal["organ", "finding"], int]:
@@ -56,7 +58,14 @@ def plan(request: ComposeRequest) -> tuple[Segment, ...]:
         counted[part.index] += 1
         rows.append((part, finding, f"{part.label} {counted[part.index]}", finding.number))
     return tuple(
-        Segment(number=number, part=part, name=name, finding=finding, tracking_uid=tracking_uid(request, part.index, ordinal))
+        Segment(
+            number=number,
+            part=part,
+            name=name,
+            finding=finding,
+            boxed=finding is not None and prediction.instances is None,
+            tracking_uid=tracking_uid(request, part.index, ordinal),
+        )
         for number, (part, finding, name, ordinal) in enumerate(rows, start=1)
     )
 
@@ -71,11 +80,24 @@ def _explained(request: ComposeRequest) -> None:
     numbers = [finding.number for finding in prediction.findings]
     if len(set(numbers)) != len(numbers):
         raise Refused("two findings of the prediction share a number")
-    if difference := marked ^ set(numbers):
+    if prediction.instances is None:
+        _boxes_fit(request)
+    elif difference := marked ^ set(numbers):
         raise Refused(f"finding {min(difference)} of the prediction has no voxels or no description")
     kinds = {part.index: part.kind for part in request.card.card.output.labels}
     if any(kinds.get(finding.label) != "finding" for finding in prediction.findings):
         raise Refused("a finding of the prediction has a label that the model's card does not name as a finding")
+
+
+def _boxes_fit(request: ComposeRequest) -> None:
+    """Refuse findings without voxels where the card promises voxels, and boxes that leave the images."""
+    prediction = request.prediction
+    if prediction.findings and request.card.card.output.kind != "boxes":
+        raise Refused("the prediction marks findings without a voxel, which its model's card does not announce")
+    for finding in prediction.findings:
+        sides = zip(finding.box.low, finding.box.high, prediction.grid.shape, strict=True)
+        if any(not 0 <= low < high <= size for low, high, size in sides):
+            raise Refused(f"the box of finding {finding.number} of the prediction is empty or leaves the images")
 
 
 def _values(array: NDArray[np.uint8] | NDArray[np.uint16]) -> set[int]:

@@ -29,7 +29,7 @@ def sr_description(request: ComposeRequest, segments: tuple[Segment, ...]) -> st
     if request.card.card.finds:
         head = ", ".join(f"{label}: {count} marked" for label, count in _counts(segments).items()) or f"No {_sought(request)} marked"
     else:
-        head = ", ".join(f"{segment.name} {_ml(request, segment)}" for segment in segments) or "Nothing segmented"
+        head = ", ".join(f"{segment.name}{_size(request, segment)}" for segment in segments) or "Nothing segmented"
     tail = f" - AI {model.name}{_revision(request)} unverified"
     whole = f"{head} - AI {model.name} {model.version}{_revision(request)} unverified"
     return ascii_only(whole) if len(whole) <= DESCRIPTION_CHARACTERS else _cut(head, tail)
@@ -48,7 +48,7 @@ def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
     if card.finds:
         counts = _counts(segments)
         sentences += [f"{label}: {count} marked." for label, count in counts.items()] or [f"No {_sought(request)} marked."]
-    organs = [f"{segment.name} {_ml(request, segment)}" for segment in segments if segment.finding is None]
+    organs = [f"{segment.name}{_size(request, segment)}" for segment in segments if segment.finding is None]
     if organs:
         sentences.append(f"{', '.join(organs)}.")
     elif not card.finds:
@@ -84,10 +84,19 @@ def _inside(part: LabelPart) -> str:
     return part.label if rest[:1].isupper() else first.lower() + rest
 
 
-def _ml(request: ComposeRequest, segment: Segment) -> str:
-    """Give the volume of a segment in words: 3 voxels of 500 mm3 are "1.5 mL", of 50 cm3 "150 mL"."""
-    volume_ml = float(mask(request, segment).sum()) * request.prediction.grid.voxel_mm3 / 1000
-    return f"{volume_ml:.0f} mL" if volume_ml >= 10 else f"{volume_ml:.1f} mL"
+def _size(request: ComposeRequest, segment: Segment) -> str:
+    """Give the volume of a segment in words: 3 voxels of 500 mm3 are " 1.5 mL", of 50 cm3 " 150 mL".
+
+    On a radiograph it is the area, 1200 mm2 are " 12 cm2", and nothing where the image is not calibrated.
+    """
+    grid = request.prediction.grid
+    if not grid.calibrated:
+        return ""
+    pixels = float(mask(request, segment).sum())
+    value, unit = pixels * grid.voxel_mm3 / 1000, "mL"
+    if grid.is_projection:
+        value, unit = pixels * grid.spacing_mm[1] * grid.spacing_mm[2] / 100, "cm2"
+    return f" {value:.0f} {unit}" if value >= 10 else f" {value:.1f} {unit}"
 
 
 def _cut(text: str, tail: str) -> str:
