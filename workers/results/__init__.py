@@ -14,12 +14,12 @@ from pydicom.dataset import Dataset
 
 from node.profiles import ORDER, Kind
 from workers.measure import measure
-from workers.results import check, header, seg, sr, wording
+from workers.results import check, failure, header, seg, sr, wording
 from workers.results.identity import profile_digest
-from workers.results.request import ComposedObject, ComposeRequest, Draft
+from workers.results.request import ComposedObject, ComposeRequest, Draft, FailureRequest
 from workers.results.segments import plan
 
-__all__ = ["ComposeRequest", "Composed", "ComposedObject", "compose", "profile_digest"]
+__all__ = ["ComposeRequest", "Composed", "ComposedObject", "FailureRequest", "compose", "compose_failure", "profile_digest"]
 
 # What writes each kind: no object where the analysis has nothing for it, several where one would not do.
 WRITERS: Mapping[Kind, Callable[[Draft], Sequence[Dataset]]] = {"seg": seg.write, "sr": sr.write}
@@ -49,3 +49,15 @@ def compose(request: ComposeRequest) -> Composed:
             objects += [header.encode(dataset, kind) for dataset in datasets]
     check.verify(request, objects)
     return Composed(objects, wording.statement(request, segments))
+
+
+def compose_failure(request: FailureRequest) -> Composed:
+    """Write and check the one report that says an analysis failed; the same request always gives the same bytes.
+
+    Raises Refused where the images do not agree on whose they are, and ValueError without an image.
+    """
+    if not request.sources:
+        raise ValueError("a failure without an image belongs to nobody")
+    entry = header.encode(failure.write(request), "sr")
+    check.verify_failure(request, entry)
+    return Composed([entry], failure.statement(request))

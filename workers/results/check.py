@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 
 from node.errors import Refused
 from node.profiles import ORDER, Kind
-from workers.results import check_seg, check_sr
-from workers.results.request import ComposedObject, ComposeRequest
+from workers.results import check_failure, check_seg, check_sr
+from workers.results.request import ComposedObject, ComposeRequest, FailureRequest, Origin
 
 # Who and which study it is: must come back exactly as the images say it.
 IDENTITY = (
@@ -48,7 +48,16 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     check_sr.verify(request, read["sr"][0], seg, decoded)
 
 
-def _check_uids(request: ComposeRequest, datasets: Sequence[Dataset]) -> None:
+def verify_failure(request: FailureRequest, entry: ComposedObject) -> None:
+    """Raise Refused unless the report says that the analysis of these images of this patient failed, and nothing else."""
+    report = _read(entry)
+    _check_uids(request, [report])
+    _check_sources(request)
+    _check_header(request, entry.kind, report)
+    check_failure.verify(request, report)
+
+
+def _check_uids(request: Origin, datasets: Sequence[Dataset]) -> None:
     """Look that no instance has another's UID, and no kind its series.
 
     Ref: PS3.5 9
@@ -72,14 +81,14 @@ def _read(entry: ComposedObject) -> Dataset:
     return dataset
 
 
-def _check_sources(request: ComposeRequest) -> None:
+def _check_sources(request: Origin) -> None:
     """Look at every slice, because one of another patient among them must not pass."""
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         if len({_text(source, keyword) for source in request.sources}) > 1:
             raise Refused(f"the source images do not agree on {keyword}")
 
 
-def _check_header(request: ComposeRequest, kind: Kind, dataset: Dataset) -> None:
+def _check_header(request: Origin, kind: Kind, dataset: Dataset) -> None:
     """Compare who and which study it is, and look at our own words."""
     first = request.sources[0]
     for keyword in IDENTITY:

@@ -5,11 +5,12 @@ Ref: PS3.16 TID 1411 (A), TID 1410 (B), TID 1419 (numbers), TID 1601 (library)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 from highdicom import sr
+from highdicom.sr.templates import Template
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
@@ -20,13 +21,53 @@ from workers.measure import SegmentMeasures
 from workers.results.request import ComposeRequest
 from workers.results.segments import Segment
 
+AnyGroup = (
+    sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+    | sr.PlanarROIMeasurementsAndQualitativeEvaluations
+    | sr.MeasurementsAndQualitativeEvaluations
+)
 Pair = tuple[sr.VolumetricROIMeasurementsAndQualitativeEvaluations, sr.PlanarROIMeasurementsAndQualitativeEvaluations]
+Measured = tuple[Segment, SegmentMeasures]
+Group = TypeVar("Group", bound=Template)
+Place = tuple[Dataset, int]
+"""A SEG and the number of a segment in it."""
 
 
-def pair_of(request: ComposeRequest, segment: Segment, measures: SegmentMeasures, seg: Dataset) -> Pair:
+def by_tracking_uid(segs: Sequence[Dataset]) -> dict[str, Place]:
+    """Find where each mark's mask is; a mark without one is in none."""
+    return {str(item.TrackingUID): (seg, int(item.SegmentNumber)) for seg in segs for item in seg.SegmentSequence}
+
+
+def pair_of(request: ComposeRequest, segment: Segment, measures: SegmentMeasures, place: Place) -> Pair:
     """Give A and B of one segment."""
+    seg, number = place
+    reference = sr.ReferencedSegment(
+        sop_class_uid=seg.SOPClassUID,
+        sop_instance_uid=seg.SOPInstanceUID,
+        segment_number=number,
+        source_series=sr.SourceSeriesForSegmentation(request.sources[0].SeriesInstanceUID),
+    )
+    numbers = [_number(entry) for entry in measures.measurements]
+    volume = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        referenced_segment=reference, measurements=numbers or None, **_shared(request, segment)
+    )
+    outline = sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=_region(request, measures), **_shared(request, segment))
+    return _sided(volume, segment), _sided(outline, segment)
+
+
+def planar(request: ComposeRequest, segment: Segment, measures: SegmentMeasures) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    """Give one group with numbers and outline, for a mark that no SEG holds."""
+    numbers = [_number(entry) for entry in measures.measurements]
+    group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        referenced_region=_region(request, measures), measurements=numbers or None, **_shared(request, segment)
+    )
+    return _sided(group, segment)
+
+
+def _region(request: ComposeRequest, measures: SegmentMeasures) -> sr.ImageRegion:
+    """Give the outline on its key slice."""
     source, frame = request.sources[measures.key_slice], request.frame(measures.key_slice)
-    outline = sr.ImageRegion(
+    return sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.POLYLINE,
         graphic_data=measures.outline,
         source_image=sr.SourceImageForRegion(
@@ -35,23 +76,12 @@ def pair_of(request: ComposeRequest, segment: Segment, measures: SegmentMeasures
             referenced_frame_numbers=None if frame is None else [frame],
         ),
     )
-    reference = sr.ReferencedSegment(
-        sop_class_uid=seg.SOPClassUID,
-        sop_instance_uid=seg.SOPInstanceUID,
-        segment_number=segment.number,
-        source_series=sr.SourceSeriesForSegmentation(source.SeriesInstanceUID),
-    )
-    numbers = [_number(entry) for entry in measures.measurements]
-    pair = (
-        sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-            referenced_segment=reference, measurements=numbers or None, **_shared(request, segment)
-        ),
-        sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=outline, **_shared(request, segment)),
-    )
+
+
+def _sided(group: Group, segment: Segment) -> Group:
     if segment.finding is None and segment.part.laterality is not None:
-        for group in pair:
-            _tell_side(group[0], segment.part.laterality)
-    return pair
+        _tell_side(group[0], segment.part.laterality)
+    return group
 
 
 def _tell_side(group: Dataset, laterality: CodedConcept) -> None:
@@ -60,13 +90,13 @@ def _tell_side(group: Dataset, laterality: CodedConcept) -> None:
     Ref: PS3.16 TID 1410, TID 1411
     """
     finding = next(item for item in group.ContentSequence if item.name == codes.DCM.Finding)
-    side = sr.CodeContentItem(name=codes.SCT.Laterality, value=_code(laterality), relationship_type="HAS CONCEPT MOD")
+    side = sr.CodeContentItem(name=codes.SCT.Laterality, value=coded(laterality), relationship_type="HAS CONCEPT MOD")
     finding.ContentSequence = sr.ContentSequence([side])
 
 
 def _number(entry: Measurement) -> sr.Measurement:
-    derivation = _code(entry.derivation) if entry.derivation else None
-    measurement = sr.Measurement(name=_code(entry.concept), value=entry.value, unit=_code(entry.unit), derivation=derivation)
+    derivation = coded(entry.derivation) if entry.derivation else None
+    measurement = sr.Measurement(name=coded(entry.concept), value=entry.value, unit=coded(entry.unit), derivation=derivation)
     _shorten(measurement[0], entry.value)
     return measurement
 
@@ -86,9 +116,9 @@ def _shared(request: ComposeRequest, segment: Segment) -> dict[str, Any]:
     sited = segment.finding is not None and part.region is not None
     return {
         "tracking_identifier": sr.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.name),
-        "finding_category": _code(part.category),
-        "finding_type": _code(part.type),
-        "finding_sites": [_site(segment)] if sited else None,
+        "finding_category": coded(part.category),
+        "finding_type": coded(part.type),
+        "finding_sites": [site(segment)] if sited else None,
         "algorithm_id": sr.AlgorithmIdentification(
             name=model.title,
             version=model.version,
@@ -97,18 +127,17 @@ def _shared(request: ComposeRequest, segment: Segment) -> dict[str, Any]:
     }
 
 
-def _site(segment: Segment) -> sr.FindingSite:
+def site(segment: Segment) -> sr.FindingSite:
     """Give where it lies; an organ with a side but no region is its own site."""
     part = segment.part
-    return sr.FindingSite(_code(part.region or part.type), laterality=_code(part.laterality) if part.laterality else None)
+    return sr.FindingSite(coded(part.region or part.type), laterality=coded(part.laterality) if part.laterality else None)
 
 
-def bare_numbers(segment: Segment, measures: SegmentMeasures) -> Iterator[sr.NumContentItem]:
-    """Give the numbers of an organ for a report without groups, each with the organ as its site."""
+def bare_numbers(measures: SegmentMeasures) -> Iterator[sr.NumContentItem]:
+    """Give the numbers for a report without groups."""
     for entry in measures.measurements:
-        item = sr.NumContentItem(name=_code(entry.concept), value=entry.value, unit=_code(entry.unit), relationship_type="CONTAINS")
+        item = sr.NumContentItem(name=coded(entry.concept), value=entry.value, unit=coded(entry.unit), relationship_type="CONTAINS")
         _shorten(item, entry.value)
-        item.ContentSequence = sr.ContentSequence([_site(segment)])
         yield item
 
 
@@ -126,5 +155,6 @@ def library_entry(request: ComposeRequest, first: Dataset, index: int) -> Datase
     return entry
 
 
-def _code(code: Code | CodedConcept) -> PydicomCode:
+def coded(code: Code | CodedConcept) -> PydicomCode:
+    """Give a code as the libraries take it."""
     return PydicomCode(code.value, code.scheme, code.meaning)

@@ -26,7 +26,7 @@ from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from node.profiles import Kind
 from workers.frames import ENHANCED, PROJECTIONS
 from workers.results import identity
-from workers.results.request import ComposedObject, ComposeRequest
+from workers.results.request import ComposedObject, Origin
 
 MANUFACTURER = "Overread"  # routing knows our own results by it
 # Type 2 in the Patient and General Study modules; highdicom raises AttributeError where one is missing.
@@ -43,6 +43,13 @@ TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH"
 
 
 def donor(source: Dataset) -> Dataset:
+    """Copy the header of an image that a result can point at, see `inherited`; raises Refused for others."""
+    copy = inherited(source)
+    _referable(copy)
+    return copy
+
+
+def inherited(source: Dataset) -> Dataset:
     """Copy one source header into a form every object may inherit from: complete, and valid where it may be changed.
 
     A broken value of a type 3 attribute is left out, of a type 2 one emptied; PatientSex outside M, F, O becomes unknown.
@@ -58,7 +65,6 @@ def donor(source: Dataset) -> Dataset:
     copy.PatientName = None
     if copy.PatientSex not in {"M", "F", "O"}:
         copy.PatientSex = None
-    _referable(copy)
     return copy
 
 
@@ -66,11 +72,16 @@ def _referable(source: Dataset) -> None:
     """Refuse images that a result cannot point at; a radiograph lies in no frame of reference."""
     if not source.get("FrameOfReferenceUID") and source.get("SOPClassUID") not in PROJECTIONS:
         raise Refused("the images have no Frame of Reference UID, so marks cannot be placed on them")
+    named(source)
+    if source.get("SOPClassUID") not in REFERABLE:
+        raise Refused("the images are not CT, MR, PET, CR, DX or mammography images; results on other kinds are not written")
+
+
+def named(source: Dataset) -> None:
+    """Refuse images without the UIDs by which a report names them."""
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
         if not source.get(keyword):
             raise Refused(f"the images have no {keyword}, so a result cannot refer to them")
-    if source.get("SOPClassUID") not in REFERABLE:
-        raise Refused("the images are not CT, MR, PET, CR, DX or mammography images; results on other kinds are not written")
 
 
 def _valid(element: DataElement) -> bool:
@@ -91,18 +102,18 @@ def _valid(element: DataElement) -> bool:
     return True
 
 
-def software_versions(request: ComposeRequest) -> list[str]:
+def software_versions(request: Origin) -> list[str]:
     """Give node and model, each with its version."""
     model = request.card.card.model
     return [f"overread {importlib.metadata.version('overread')}", f"{model.name} {model.version}"]
 
 
-def equipment(request: ComposeRequest) -> list[highdicom.ContributingEquipment]:
+def equipment(request: Origin) -> list[highdicom.ContributingEquipment]:
     """Describe the model as contributing equipment, with the digests of its weights and what it ran on."""
     model = request.card.card.model
     facts = [f"{name} sha256 {file.sha256}" for name, file in sorted(request.card.card.runtime.files.items())]
     facts.append(f"card sha256 {request.card.digest}")
-    facts += [f"{name} {value}" for name, value in sorted(request.prediction.variant.items())]
+    facts += [f"{name} {value}" for name, value in sorted(request.variant.items())]
     return [
         highdicom.ContributingEquipment(
             manufacturer=MANUFACTURER,
@@ -114,7 +125,7 @@ def equipment(request: ComposeRequest) -> list[highdicom.ContributingEquipment]:
     ]
 
 
-def finish(dataset: Dataset, request: ComposeRequest, kind: Kind) -> None:
+def finish(dataset: Dataset, request: Origin, kind: Kind) -> None:
     """Put in everything that neither a clock nor chance may decide, and what highdicom has no argument for."""
     source = request.sources[0]
     _set_dates(dataset, request)
@@ -129,7 +140,7 @@ def finish(dataset: Dataset, request: ComposeRequest, kind: Kind) -> None:
         dataset.InstitutionName = ascii_only(request.settings.institution)[:64]
 
 
-def _set_dates(dataset: Dataset, request: ComposeRequest) -> None:
+def _set_dates(dataset: Dataset, request: Origin) -> None:
     moment = moment_of(request)
     for keyword in ("InstanceCreationDate", "ContentDate", "SeriesDate"):
         setattr(dataset, keyword, f"{moment:%Y%m%d}")
@@ -142,7 +153,7 @@ def _set_dates(dataset: Dataset, request: ComposeRequest) -> None:
             item.ContributionDateTime = f"{moment:%Y%m%d%H%M%S.%f%z}"
 
 
-def moment_of(request: ComposeRequest) -> dt.datetime:
+def moment_of(request: Origin) -> dt.datetime:
     """Give the job's moment in the source's time zone where it names one, else in UTC.
 
     TimezoneOffsetFromUTC holds for every date of an object, the copied study date too. So it is taken over from the

@@ -8,7 +8,7 @@ import json
 from node.errors import Misconfigured
 from node.profiles import Profile
 from node.settings import ResultsSection
-from workers.results.request import ComposeRequest
+from workers.results.request import ComposeRequest, Origin
 
 # Changes whenever the form of an object changes, so that two forms of one analysis never share a UID.
 FORM = "3"
@@ -43,7 +43,7 @@ def profile_digest(settings: ResultsSection, profile: Profile) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def object_uid(request: ComposeRequest, kind: str, part: str) -> str:
+def object_uid(request: Origin, kind: str, part: str) -> str:
     """Give the UID of one part ("instance", "series", "dimension") of the object of that kind; of a second one "instance-2".
 
     The job id covers study, images, model, version and card; a forced re-run is a new generation.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pydicom.dataset import Dataset
 
@@ -17,6 +17,62 @@ from node.study import Job
 if TYPE_CHECKING:
     from workers.measure import SegmentMeasures
     from workers.results.segments import Segment
+
+
+class Origin(Protocol):
+    """What every object says of where it comes from: an analysis that ended, or one that failed."""
+
+    @property
+    def job(self) -> Job:
+        """Give the job's row."""
+
+    @property
+    def card(self) -> ShelvedCard:
+        """Give the model's card."""
+
+    @property
+    def sources(self) -> tuple[Dataset, ...]:
+        """Give the headers of the images."""
+
+    @property
+    def settings(self) -> ResultsSection:
+        """Give the site's settings."""
+
+    @property
+    def profile(self) -> Profile:
+        """Give the viewer profile."""
+
+    @property
+    def variant(self) -> Mapping[str, str]:
+        """Give what the model ran on."""
+
+    def series_number(self, kind: Kind) -> int:
+        """Give the Series Number of an object of that kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRequest:
+    """An analysis that failed, and the viewer profile its report is written for.
+
+    sources  headers of the reference series without pixels, in any order; at least one
+    reason   in words for a technologist; nothing of the patient
+    """
+
+    job: Job
+    card: ShelvedCard
+    sources: tuple[Dataset, ...]
+    settings: ResultsSection
+    reason: str
+    profile: Profile = BUILT_IN["ohif"]
+
+    @property
+    def variant(self) -> Mapping[str, str]:
+        """Give nothing: no model ran to its end."""
+        return {}
+
+    def series_number(self, kind: Kind) -> int:
+        """Give the Series Number of an object of that kind: the profile's, else that of the settings."""
+        return self.profile.series_numbers.get(kind, self.settings.series_numbers[kind])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +96,11 @@ class ComposeRequest:
     frames: tuple[int | None, ...] = ()
     given: int | None = None
     remark: str = ""
+
+    @property
+    def variant(self) -> Mapping[str, str]:
+        """Give what the model ran on."""
+        return self.prediction.variant
 
     def frame(self, index: int) -> int | None:
         """Give the frame number of a slice's source, None where it is an image of its own."""

@@ -57,7 +57,7 @@ def _build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
         pixel_measures=_pixel_measures(request),
         content_label=wording.content_label(request),
         content_description=wording.seg_description(request),
-        series_description=wording.seg_description(request),
+        series_description=wording.seg_description(request, segments),
         contributing_equipment=header.equipment(request),
         specific_character_set=None,
     )

@@ -3,39 +3,87 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from models.card import LabelPart, ascii_only
-from workers.results.request import ComposeRequest
+from models.card import Card, LabelPart, ascii_only
+from models.vocabulary import Measurement
+from node.profiles import Kind
+from workers.results import scores
+from workers.results.request import ComposeRequest, FailureRequest, Origin
 from workers.results.segments import Segment, mask
+
+if TYPE_CHECKING:
+    from workers.measure import SegmentMeasures
 
 DESCRIPTION_CHARACTERS = 64  # LO. Ref: PS3.5 6.2
 LABEL_CHARACTERS = 16  # CS
+UNVERIFIED = "unverified"
+NOT_VERIFIED = "Not verified by a physician."
+FAILED = "AI FAILED"
+UNITS = {"[hnsf'U]": "HU"}
+KIND_WORDS: dict[Kind, str] = {
+    "seg": "segmentation",
+    "pm": "probability map",
+    "rtstruct": "contours",
+    "gsps": "outlines",
+    "sc": "pictures",
+    "kos": "key images",
+    "sr": "report",
+}
 
 
-def model_words(request: ComposeRequest) -> str:
+def model_words(request: Origin) -> str:
     """Give "Chest CT lungs and nodules 0.1.0"."""
     model = request.card.card.model
     return f"{model.title} {model.version}"
 
 
-def seg_description(request: ComposeRequest) -> str:
-    """Name the SEG series: "AI Lung nodules 1.2.0 - unverified"; one that replaces another says "rev 2"."""
-    return _cut(f"AI {model_words(request)}", f" -{_revision(request)} unverified")
+def detects(card: Card) -> bool:
+    """Tell whether the model marks findings, so that none marked is an answer; a score is an answer of its own."""
+    return card.finds and card.output.kind != "scores"
 
 
-def sr_description(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
-    """Name the SR series, message first, because a viewer's panel shows some 22 characters."""
-    model = request.card.card.model
-    if request.card.card.finds:
-        head = ", ".join(f"{label}: {count} marked" for label, count in _counts(segments).items()) or f"No {_sought(request)} marked"
-    else:
-        head = ", ".join(f"{segment.name}{_size(request, segment)}" for segment in segments) or "Nothing segmented"
-    tail = f" - AI {model.name}{_revision(request)} unverified"
-    whole = f"{head} - AI {model.name} {model.version}{_revision(request)} unverified"
-    return ascii_only(whole) if len(whole) <= DESCRIPTION_CHARACTERS else _cut(head, tail)
+def series_description(request: Origin, kind: Kind, message: str = "") -> str:
+    """Name a series of any kind, in at most 64 characters that always end with "unverified".
+
+    By the profile's pattern where it has one. Else message first, because a viewer's panel shows some 22 characters:
+    "Nodule: 2 marked - AI lung-test 1.2.0 unverified"; without a message "AI Lung nodules 1.2.0 outlines - unverified".
+    A result that replaces another says "rev 2".
+    """
+    model, pattern = request.card.card.model, request.profile.description
+    revision = _revision(request)
+    if pattern:
+        told = message or f"AI {KIND_WORDS[kind]}"
+        text = pattern.format(message=told, model=model.title, version=model.version, kind=KIND_WORDS[kind])
+        return _cut(text.rstrip().removesuffix(UNVERIFIED).rstrip(" -"), f" -{revision} {UNVERIFIED}")
+    if not message:
+        word = "" if kind == "seg" else f" {KIND_WORDS[kind]}"
+        return _cut(f"AI {model_words(request)}{word}", f" -{revision} {UNVERIFIED}")
+    whole = f"{message} - AI {model.name} {model.version}{revision} {UNVERIFIED}"
+    return ascii_only(whole) if len(whole) <= DESCRIPTION_CHARACTERS else _cut(message, f" - AI {model.name}{revision} {UNVERIFIED}")
 
 
-def content_label(request: ComposeRequest) -> str:
+def failure_description(request: FailureRequest) -> str:
+    """Name the series of a failed analysis; a site's pattern does not reach it, since its first words must be these."""
+    return _cut(f"{FAILED} {model_words(request)}", f" -{_revision(request)} nothing analysed")
+
+
+def seg_description(request: ComposeRequest, segments: tuple[Segment, ...] = ()) -> str:
+    """Name the SEG series: "AI Lung nodules 1.2.0 - unverified", or by the profile's pattern."""
+    return series_description(request, "seg", message(request, segments) if request.profile.description else "")
+
+
+def message(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
+    """Give the result in a few words: "Nodule: 2 marked", "No nodule marked", "Left lung 1.6 mL", "Nothing above threshold"."""
+    card = request.card.card
+    if card.output.kind == "scores":
+        return scores.message(scores.verdicts(request))
+    if detects(card):
+        return ", ".join(f"{label}: {count} marked" for label, count in _counts(segments).items()) or f"No {_sought(request)} marked"
+    return ", ".join(f"{segment.name}{_size(request, segment)}" for segment in segments) or "Nothing segmented"
+
+
+def content_label(request: Origin) -> str:
     """Give the model's name as a code string: "CHEST_CT"."""
     return request.card.card.model.name.upper().replace("-", "_")[:LABEL_CHARACTERS].rstrip("_")
 
@@ -45,9 +93,10 @@ def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
     job, card = request.job, request.card.card
     given = request.given or len(job.inputs.get(card.reference_role, ())) or len(request.sources)
     sentences = [f"{model_words(request)}: {len(request.sources)} of {given} images analysed{_remark(request)}."]
-    if card.finds:
+    if detects(card):
         counts = _counts(segments)
         sentences += [f"{label}: {count} marked." for label, count in counts.items()] or [f"No {_sought(request)} marked."]
+    sentences += [scores.sentence(verdict) for verdict in scores.verdicts(request)]
     organs = [f"{segment.name}{_size(request, segment)}" for segment in segments if segment.finding is None]
     if organs:
         sentences.append(f"{', '.join(organs)}.")
@@ -56,10 +105,35 @@ def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
     if job.predecessor is not None:
         now, before = job.predecessor["revision"], job.predecessor["of_revision"]
         sentences.append(f"Revision {now} of this study's images: this result replaces that of revision {before}.")
-    return ascii_only(" ".join([*sentences, "Not verified by a physician."]))
+    return ascii_only(" ".join([*sentences, NOT_VERIFIED]))
 
 
-def _revision(request: ComposeRequest) -> str:
+def segment_sentence(request: ComposeRequest, segment: Segment, measures: SegmentMeasures) -> str:
+    """Say one segment in words: "Nodule 1 (Lung): Volume 38 mm3, Attenuation Coefficient (Mean) 30 HU; largest on image 3."."""
+    region = f" ({segment.part.region.meaning})" if segment.part.region else ""
+    numbers = ", ".join(_number(entry) for entry in measures.measurements)
+    return ascii_only(f"{segment.name}{region}: {numbers or 'marked'}; largest on {_image(request, measures.key_slice)}.")
+
+
+def _number(entry: Measurement) -> str:
+    derivation = f" ({entry.derivation.meaning})" if entry.derivation else ""
+    return f"{entry.concept.meaning}{derivation} {entry.value:.10g} {UNITS.get(entry.unit.value, entry.unit.value)}"
+
+
+def _image(request: ComposeRequest, index: int) -> str:
+    """Name an image as a reader sees it: by its frame, else by its Instance Number."""
+    frame, number = request.frame(index), request.sources[index].get("InstanceNumber")
+    if frame is not None:
+        return f"frame {frame}"
+    return f"image {number}" if number is not None else f"image {index + 1} of {len(request.sources)}"
+
+
+def intended_use(request: Origin) -> str:
+    """Give the card's intended use as a sentence of the report."""
+    return f"Intended use: {request.card.card.model.intended_use}"
+
+
+def _revision(request: Origin) -> str:
     """Tell two results of one study apart in a list of series."""
     told = request.job.predecessor
     return "" if told is None else f" rev {told['revision']}"

@@ -1,0 +1,55 @@
+"""The report in words: every finding as a sentence with its numbers, every organ's volume; no group, no outline.
+
+Ref: PS3.3 A.35.3.3.1 (a TEXT has properties, and is inferred from images)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from highdicom import sr
+from pydicom.sr.codedict import codes
+
+from workers.measure import SegmentMeasures
+from workers.results import groups, sr_context, wording
+from workers.results.request import ComposeRequest, Draft
+from workers.results.segments import Segment
+
+
+def content(draft: Draft) -> sr.ContainerContentItem:
+    """Give the root of the report."""
+    return sr_context.in_words(draft.request, [sr_context.evaluations(draft, tuple(_segments(draft)))])
+
+
+def _segments(draft: Draft) -> Iterator[sr.ContentItem]:
+    """Give findings first, then organs, as in the other forms."""
+    for segment, measures in draft.measured:
+        if segment.finding is not None:
+            yield _finding(draft.request, segment, measures)
+    for segment, measures in draft.measured:
+        if segment.finding is None:
+            for number in groups.bare_numbers(measures):
+                number.ContentSequence = sr.ContentSequence([groups.site(segment)])
+                yield number
+
+
+def _finding(request: ComposeRequest, segment: Segment, measures: SegmentMeasures) -> sr.TextContentItem:
+    """Give a sentence with its code, numbers and image below it."""
+    text = wording.segment_sentence(request, segment, measures)
+    item = sr.TextContentItem(name=codes.DCM.Finding, value=text, relationship_type="CONTAINS")
+    below: list[sr.ContentItem] = [
+        sr.CodeContentItem(name=codes.DCM.Finding, value=groups.coded(segment.part.type), relationship_type="HAS PROPERTIES")
+    ]
+    for number in groups.bare_numbers(measures):
+        number.RelationshipType = "HAS PROPERTIES"
+        below.append(number)
+    source, frame = request.sources[measures.key_slice], request.frame(measures.key_slice)
+    image = sr.ImageContentItem(
+        name=codes.DCM.BestIllustrationOfFinding,
+        referenced_sop_class_uid=source.SOPClassUID,
+        referenced_sop_instance_uid=source.SOPInstanceUID,
+        referenced_frame_numbers=None if frame is None else [frame],
+        relationship_type="INFERRED FROM",
+    )
+    item.ContentSequence = sr.ContentSequence([*below, image])
+    return item
