@@ -40,12 +40,8 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     for kind, datasets in read.items():
         for dataset in datasets:
             _check_header(request, kind, dataset)
-    segs = read.get("seg", [])
-    if len(segs) > 1:
-        raise Refused("the result must not have more than one SEG")
-    seg = segs[0] if segs else None
-    decoded = check_seg.verify(request, seg)
-    check_sr.verify(request, read["sr"][0], seg, decoded)
+    marked = check_seg.verify(request, read.get("seg", []))
+    check_sr.verify(request, read["sr"][0], read.get("seg", []), marked)
 
 
 def verify_failure(request: FailureRequest, entry: ComposedObject) -> None:

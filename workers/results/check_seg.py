@@ -1,72 +1,122 @@
-"""Read a SEG back voxel by voxel.
+"""Read SEGs back voxel by voxel, from their bytes alone.
 
-Ref: PS3.3 C.8.20.2; PS3.5 8.1.1 (bits run from the least significant upwards)
+Ref: PS3.3 C.8.20.2; PS3.5 8.1.1 (bits run from the least significant upwards, on across frames)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.pixels.utils import iter_pixels
 
+from models.card import LabelPart
 from node.errors import Refused
+from workers.results.identity import tracking_uid
 from workers.results.request import ComposeRequest
 
 PLACE_MM = 1e-3
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-Numbers = NDArray[np.uint16]
-"""Segment numbers on the prediction's grid."""
+SYNTAXES = {"explicit": "1.2.840.10008.1.2.1", "rle": "1.2.840.10008.1.2.5", "jpeg-ls": "1.2.840.10008.1.2.4.80"}
+Mask = NDArray[np.bool_]
+Masks = Mapping[int, Callable[[], NDArray[np.bool_]]]
+"""By slice index, what decodes the mask there."""
 
 
-def verify(request: ComposeRequest, seg: Dataset | None) -> Numbers | None:
-    """Raise Refused unless the SEG holds exactly the prediction's marks; give the decoded segment numbers."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """One segment as a SEG holds it.
+
+    seg     the SEG in which it stands, under `number`
+    voxels  how many it marks
+    masks   by slice index, what gives its mask there; no key where there is none
+    """
+
+    seg: Dataset
+    number: int
+    tracking_uid: str
+    voxels: int
+    masks: Masks
+
+    def plane(self, index: int) -> Mask:
+        """Give its (rows, columns) mask on a slice."""
+        return self.masks[index]() if index in self.masks else np.zeros((int(self.seg.Rows), int(self.seg.Columns)), bool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """One segment that there must be, straight from the prediction."""
+
+    part: LabelPart
+    slices: frozenset[int]
+    plane: Callable[[int], Mask]
+
+
+def verify(request: ComposeRequest, segs: Sequence[Dataset]) -> tuple[Marked, ...]:
+    """Raise Refused unless the SEGs hold exactly the prediction's marks, each in one of them; give what they hold."""
     wanted = _wanted(request)
-    if seg is None:
-        if wanted:
-            raise Refused("the prediction marks something but there is no SEG")
-        return None
-    if not wanted:
-        raise Refused("the SEG is empty")
-    _check_geometry(request, seg)
-    _check_references(request, seg)
-    if [int(item.SegmentNumber) for item in seg.SegmentSequence] != list(range(1, len(wanted) + 1)):
+    if bool(wanted) != bool(segs):
+        raise Refused("the prediction marks something but there is no SEG" if wanted else "the SEG is empty")
+    found: list[Marked] = []
+    for seg in segs:
+        _check_geometry(request, seg)
+        _check_references(request, seg)
+        _check_form(request, seg)
+        found += _read(request, seg, wanted)
+    if Counter(entry.tracking_uid for entry in found) != Counter(wanted.keys()):
         raise Refused("the SEG does not have one segment for each organ and finding")
-    decoded = _decode(request, seg)
-    _compare(request, wanted, decoded)
-    for (label, _, _), item in zip(wanted, seg.SegmentSequence, strict=True):
-        number = int(item.SegmentNumber)
-        if not item.SegmentLabel.startswith(label) or len(item.SegmentLabel) > 64 or not item.get("RecommendedDisplayCIELabValue"):
-            raise Refused(f"segment {number} of the SEG does not carry its label and colour")
-        if item.SegmentAlgorithmType != "AUTOMATIC" or not item.get("TrackingUID"):
-            raise Refused(f"segment {number} of the SEG does not say that an algorithm made it, or cannot be tracked")
-    return decoded
+    return tuple(found)
 
 
-def _wanted(request: ComposeRequest) -> list[tuple[str, str, int]]:
-    """Give label, array and value of every segment there must be, straight from the prediction."""
+def _wanted(request: ComposeRequest) -> dict[str, _Wanted]:
+    """Give every segment there must be by its tracking UID."""
     prediction, card = request.prediction, request.card.card
-    wanted = [
-        (part.label, "labels", part.index)
-        for part in card.output.labels
-        if part.kind == "organ" and any((plane == part.index).any() for plane in prediction.labels)
-    ]
-    findings = [] if prediction.instances is None else sorted(prediction.findings, key=lambda entry: entry.number)
-    return wanted + [(card.label(finding.label).label, "instances", finding.number) for finding in findings]
+    organs, lesions = _slices(prediction.labels), _slices(prediction.instances)
+    wanted: dict[str, _Wanted] = {}
+    for part in card.output.labels:
+        index = part.index
+        mask = prediction.masks.get(index)
+        if mask is not None:
+            slices = frozenset(np.flatnonzero(mask.any(axis=(1, 2))).tolist())
+            entry = _Wanted(part=part, slices=slices, plane=partial(mask.__getitem__))
+        else:
+            entry = _Wanted(part=part, slices=organs.pop(index, frozenset()), plane=partial(_equals, prediction.labels, index))
+        if part.kind == "organ" and entry.slices:
+            wanted[tracking_uid(request, index, 0)] = entry
+    for finding in prediction.findings if prediction.instances is not None else ():
+        part, slices = card.label(finding.label), lesions.pop(finding.number, frozenset())
+        assert prediction.instances is not None
+        plane = partial(_equals, prediction.instances, finding.number)
+        wanted[tracking_uid(request, part.index, finding.number)] = _Wanted(part=part, slices=slices, plane=plane)
+    if organs or lesions:
+        raise Refused("the prediction marks something that no organ or finding stands for")
+    return wanted
 
 
-def _compare(request: ComposeRequest, wanted: list[tuple[str, str, int]], decoded: Numbers) -> None:
-    """Compare every voxel, slice by slice: a whole mask a segment would take gigabytes."""
-    seen: set[int] = set()
-    for index, plane in enumerate(decoded):
-        seen |= set(np.unique(plane).tolist())
-        for number, (_, array, value) in enumerate(wanted, start=1):
-            if not np.array_equal(plane == number, getattr(request.prediction, array)[index] == value):
-                raise Refused(f"segment {number} of the SEG is not the mask that was predicted")
-    if seen - {0} != set(range(1, len(wanted) + 1)):
-        raise Refused("the SEG does not have one segment for each organ and finding")
+def _equals(array: NDArray[Any], value: int, index: int) -> Mask:
+    return np.asarray(array[index] == value)
+
+
+def _slices(array: NDArray[Any] | None) -> dict[int, frozenset[int]]:
+    """Give, by value besides 0, the slices that hold it."""
+    found: dict[int, set[int]] = {}
+    for index, plane in enumerate(() if array is None else array):
+        for value in _values(plane):
+            found.setdefault(value, set()).add(index)
+    return {value: frozenset(slices) for value, slices in found.items()}
+
+
+def _values(plane: NDArray[Any]) -> list[int]:
+    """Give the values besides 0, from the first pixel of each run of equal ones: there are few runs."""
+    flat = plane.ravel()
+    firsts = np.concatenate([[True], flat[1:] != flat[:-1]])
+    return [value for value in np.unique(flat[firsts]).tolist() if value]
 
 
 def _check_geometry(request: ComposeRequest, seg: Dataset) -> None:
@@ -105,25 +155,117 @@ def _check_references(request: ComposeRequest, seg: Dataset) -> None:
         raise Refused("the SEG does not refer to every image of the series")
 
 
-def _decode(request: ComposeRequest, seg: Dataset) -> Numbers:
-    """Put every frame where its own position says; raises Refused where that is no slice of the images."""
-    shared = seg.SharedFunctionalGroupsSequence[0]
-    decoded = np.zeros(request.prediction.grid.shape, np.uint16)
-    taken: set[tuple[int, int]] = set()
+def _check_form(request: ComposeRequest, seg: Dataset) -> None:
+    """Compare type and transfer syntax with what the profile asks for, and look at the segments' descriptions."""
+    profile, binary = request.profile, seg.SegmentationType == "BINARY"
+    whole_bytes = int(seg.Rows) * int(seg.Columns) % 8 == 0
+    if binary and not whole_bytes and profile.seg_type != "binary":
+        raise Refused("a BINARY SEG whose frames do not end on a byte is shown scrambled")
+    if binary != (profile.seg_type == "binary" or (profile.seg_type == "auto" and whole_bytes)):
+        raise Refused("the SEG is not of the type that the profile asks for")
+    if seg.file_meta.TransferSyntaxUID != SYNTAXES["explicit" if binary else profile.seg_syntax]:
+        raise Refused("the SEG is not in the transfer syntax that the profile asks for")
+    if [int(item.SegmentNumber) for item in seg.SegmentSequence] != list(range(1, len(seg.SegmentSequence) + 1)):
+        raise Refused("the SEG does not have one segment for each organ and finding, numbered from 1")
+    for item in seg.SegmentSequence:
+        if item.SegmentAlgorithmType != "AUTOMATIC" or not item.get("TrackingUID"):
+            raise Refused(f"segment {item.SegmentNumber} of the SEG does not say that an algorithm made it, or cannot be tracked")
+    most = profile.seg_segments_max
+    if most is not None and len(seg.SegmentSequence) > most:
+        raise Refused(f"the SEG has more than the {most} segments that the profile allows")
+    if profile.frames_max is not None and int(seg.NumberOfFrames) > profile.frames_max:
+        raise Refused(f"the SEG has more than the {profile.frames_max} frames that the profile allows")
+
+
+def _read(request: ComposeRequest, seg: Dataset, wanted: Mapping[str, _Wanted]) -> Iterator[Marked]:
+    """Give the SEG's segments, each compared with the mask that its tracking UID stands for."""
+    masks = _masks(request, seg)
+    numbers = [int(item.SegmentNumber) for item in seg.SegmentSequence]
+    if masks.keys() - set(numbers):
+        raise Refused("the SEG does not have one segment for each organ and finding: it marks one that it does not describe")
+    if seg.SegmentsOverlap != "YES" and _overlap(request, list(masks.values())):
+        raise Refused("two segments of the SEG overlap, which it does not say")
+    for number, item in zip(numbers, seg.SegmentSequence, strict=True):
+        tracking = str(item.TrackingUID)
+        if tracking not in wanted:
+            raise Refused("the SEG does not have one segment for each organ and finding")
+        voxels = _compare(request, number, masks.get(number, {}), wanted[tracking])
+        _check_description(item, wanted[tracking].part)
+        yield Marked(seg=seg, number=number, tracking_uid=tracking, voxels=voxels, masks=masks[number])
+
+
+def _compare(request: ComposeRequest, number: int, masks: Masks, wanted: _Wanted) -> int:
+    """Compare every voxel, frame by frame, and look that no slice is left out; give how many are marked."""
+    if not wanted.slices <= masks.keys():
+        raise Refused(f"segment {number} of the SEG is not the mask that was predicted: a slice of it is missing")
+    voxels = 0
+    for index, read in masks.items():
+        mask = read()
+        if not np.array_equal(mask, wanted.plane(index)):
+            raise Refused(f"segment {number} of the SEG is not the mask that was predicted")
+        if index not in wanted.slices and not request.profile.seg_empty_frames:
+            raise Refused(f"segment {number} of the SEG has a frame without a voxel")
+        voxels += int(np.count_nonzero(mask))
+    return voxels
+
+
+def _check_description(item: Dataset, part: LabelPart) -> None:
+    """Look at what a viewer shows of a segment."""
+    number, kind = int(item.SegmentNumber), item.SegmentedPropertyTypeCodeSequence[0]
+    if not item.SegmentLabel.startswith(part.label) or len(item.SegmentLabel) > 64 or not item.get("RecommendedDisplayCIELabValue"):
+        raise Refused(f"segment {number} of the SEG does not carry its label and colour")
+    if (kind.CodingSchemeDesignator, kind.get("CodeValue")) != (part.type.scheme, part.type.value):
+        raise Refused(f"segment {number} of the SEG is said to be of another type than its label")
+
+
+def _overlap(request: ComposeRequest, segments: Sequence[Masks]) -> bool:
+    """Tell whether two segments of one SEG share a voxel; labels and instances alone are looked at as they are, which is fast."""
+    prediction = request.prediction
+    if prediction.masks:
+        planes = ([masks[index]() for masks in segments if index in masks] for index in range(prediction.grid.shape[0]))
+        return any(len(marked) > 1 and np.any(np.sum(marked, axis=0, dtype=np.uint16) > 1) for marked in planes)
+    if prediction.instances is None:
+        return False
+    return any(np.any((labels > 0) & (lesions > 0)) for labels, lesions in zip(prediction.labels, prediction.instances, strict=True))
+
+
+def _masks(request: ComposeRequest, seg: Dataset) -> dict[int, dict[int, Callable[[], Mask]]]:
+    """Give, by segment number and slice, what decodes the mask; every frame lies where its own position says."""
     groups = seg.PerFrameFunctionalGroupsSequence
     if len(groups) != int(seg.NumberOfFrames):
         raise Refused("the SEG has not one description for each frame")
-    for frame, group in zip(_frames(seg), groups, strict=True):
-        index = _slice_of(request, group)
-        number = _number_of(seg, group, shared)
-        if (index, number) in taken:
+    places = _once_each(groups, ("PlanePositionSequence", "DerivationImageSequence"), partial(_slice_of, request))
+    if seg.SegmentationType == "LABELMAP":
+        return _masks_of_labelmap(request, seg, places)
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    numbers = _once_each(groups, ("SegmentIdentificationSequence",), partial(_number_of, shared))
+    _check_length(seg)
+    masks: dict[int, dict[int, Callable[[], Mask]]] = {}
+    for frame, (number, index) in enumerate(zip(numbers, places, strict=True)):
+        if index in masks.setdefault(number, {}):
             raise Refused(f"segment {number} of the SEG has two frames on one image")
-        taken.add((index, number))
-        marked = frame > 0
-        if (decoded[index][marked] > 0).any():
-            raise Refused("two segments of the SEG overlap")
-        decoded[index][marked] = number or frame[marked]
-    return decoded
+        masks[number][index] = partial(_unpacked, seg, frame)
+    if request.profile.seg_empty_frames and any(len(found) != len(request.sources) for found in masks.values()):
+        raise Refused("the SEG leaves out frames without a voxel, which the profile asks for")
+    return masks
+
+
+def _once_each(groups: Sequence[Dataset], keywords: Sequence[str], read: Callable[[Dataset], int]) -> list[int]:
+    """Read something from every frame's groups, but from equal bytes once: thousands of frames have a few hundred places."""
+    known: dict[tuple[bytes | None, ...], int] = {}
+    out = []
+    for group in groups:
+        key = tuple(_bytes(group, keyword) for keyword in keywords)
+        if None in key or key not in known:
+            known[key] = read(group)
+        out.append(known[key])
+    return out
+
+
+def _bytes(group: Dataset, keyword: str) -> bytes | None:
+    """Give an element as it was read, None where it is absent or not in that form any more."""
+    element = group.get_item(keyword) if keyword in group else None
+    return element.value if isinstance(element, RawDataElement) else None
 
 
 def _slice_of(request: ComposeRequest, group: Dataset) -> int:
@@ -142,27 +284,45 @@ def _slice_of(request: ComposeRequest, group: Dataset) -> int:
     return index
 
 
-def _number_of(seg: Dataset, group: Dataset, shared: Dataset) -> int:
-    """Give the segment of a BINARY frame, 0 for a LABELMAP's, whose values are the numbers."""
-    if seg.SegmentationType == "LABELMAP":
-        return 0
+def _number_of(shared: Dataset, group: Dataset) -> int:
+    """Give the segment of a BINARY frame; where the SEG has only one, all frames share it."""
     identification = group.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
     return int(identification[0].ReferencedSegmentNumber)
 
 
-def _frames(seg: Dataset) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
-    """Unpack the pixel data frame by frame."""
-    if seg.file_meta.TransferSyntaxUID != EXPLICIT_LITTLE_ENDIAN:
-        raise Refused("the SEG is not Explicit VR Little Endian")
-    count, rows, columns = int(seg.NumberOfFrames), int(seg.Rows), int(seg.Columns)
-    bits = rows * columns * int(seg.BitsAllocated)
-    if bits % 8:
-        raise Refused("a BINARY SEG whose frames do not end on a byte is shown scrambled")
-    if len(seg.PixelData) < count * bits // 8:
-        raise Refused("the SEG's pixel data is short")
-    for start in range(0, count * bits // 8, bits // 8):
-        data = seg.PixelData[start : start + bits // 8]
-        if seg.SegmentationType == "BINARY":
-            yield np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little").reshape(rows, columns)
-        else:
-            yield np.frombuffer(data, "<u2" if seg.BitsAllocated == 16 else np.uint8).reshape(rows, columns)
+def _check_length(seg: Dataset) -> None:
+    """Look that BINARY pixel data ends where the last frame does, padded to an even length. Ref: PS3.5 8.1.1."""
+    size = -(-int(seg.NumberOfFrames) * int(seg.Rows) * int(seg.Columns) // 8)
+    if int(seg.BitsAllocated) != 1 or len(seg.PixelData) != size + size % 2:
+        raise Refused("the SEG's pixel data is " + ("short" if len(seg.PixelData) < size else "longer than its frames"))
+
+
+def _unpacked(seg: Dataset, frame: int) -> Mask:
+    """Unpack one BINARY frame, wherever in a byte it begins.
+
+    Example: frame 1 of 5 x 5 pixels are the bits 25..49, which begin in byte 3 at bit 1.
+    """
+    bits = int(seg.Rows) * int(seg.Columns)
+    first, after = frame * bits, (frame + 1) * bits
+    data = np.frombuffer(seg.PixelData, np.uint8, count=-(-after // 8) - first // 8, offset=first // 8)
+    values = np.unpackbits(data, bitorder="little")[first % 8 :][:bits]
+    return values.view(bool).reshape(int(seg.Rows), int(seg.Columns))
+
+
+def _masks_of_labelmap(request: ComposeRequest, seg: Dataset, places: Sequence[int]) -> dict[int, dict[int, Callable[[], Mask]]]:
+    """Decode a LABELMAP with pydicom and its plug-ins, never with what encoded it."""
+    empty = request.profile.seg_empty_frames
+    if len(set(places)) != len(places) or (empty and len(places) != len(request.sources)):
+        raise Refused("the SEG has not one frame for each image")
+    masks: dict[int, dict[int, Callable[[], Mask]]] = {}
+    try:
+        frames = list(iter_pixels(seg, raw=True))
+    except (ValueError, RuntimeError, AttributeError) as error:
+        raise Refused(f"the SEG's pixel data is short or cannot be decoded ({type(error).__name__})") from None
+    for pixels, index in zip(frames, places, strict=True):
+        values = _values(pixels)
+        if not values and not empty:
+            raise Refused("the SEG has a frame without a voxel")
+        for value in values:
+            masks.setdefault(value, {})[index] = partial(_equals, pixels[None], value, 0)
+    return masks

@@ -26,9 +26,10 @@ ALGORITHM_FAMILY = PydicomCode("123110", "DCM", "Artificial Intelligence")
 
 
 def write(draft: Draft) -> tuple[Dataset, ...]:
-    """Write the SEG, none where no voxel is marked: viewers hang on an empty one."""
+    """Write the SEGs, none where no voxel is marked: viewers hang on an empty one."""
     segments = tuple(segment for segment in draft.segments if not segment.boxed)
-    return (_build(draft.request, segments),) if segments else ()
+    count = len({segment.seg for segment in segments})
+    return tuple(_build(draft.request, tuple(segment for segment in segments if segment.seg == index)) for index in range(count))
 
 
 def _build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:

@@ -22,7 +22,8 @@ Mask = NDArray[np.bool_]
 class Segment:
     """One segment of the SEG and its pair of groups in the SR.
 
-    number   Segment Number, from 1
+    number   Segment Number, from 1 in each SEG
+    seg      which of the written SEGs holds it, from 0
     name     what a reader sees, and the tracking identifier: "Left lung", "Nodule 2"
     finding  None for an organ
     boxed    a box alone marks the finding: no SEG can hold it, and its numbers stand beside its outline
@@ -34,6 +35,7 @@ class Segment:
     tracking_uid: str
     finding: Finding | None = None
     boxed: bool = False
+    seg: int = 0
 
     @property
     def key(self) -> tuple[Literal["organ", "finding"], int]:
