@@ -69,6 +69,9 @@ NAMES: Mapping[str, str] = {
 VOLUMES = frozenset({"CT", "MR", "PT", "NM", ""})
 # Enhanced and legacy converted CT, MR and PET: their frames' places are in functional groups, which prepare reads. Ref: PS3.4 B.5
 ENHANCED = frozenset(f"1.2.840.10008.5.1.4.1.1.{ending}" for ending in ("2.1", "2.2", "4.1", "4.4", "130", "128.1"))
+# Digital X-ray, mammography and intraoral X-ray for processing: what the detector saw, not what a reader sees. Ref: PS3.4 B.5
+RAW = frozenset(f"1.2.840.10008.5.1.4.1.1.{ending}" for ending in ("1.1.1", "1.2.1", "1.3.1"))
+FOR_PROCESSING = "FOR PROCESSING"
 # Two slices nearer than this lie at the same place.
 SAME_PLACE_MM = 0.01
 
@@ -138,9 +141,11 @@ def judge(series: Series, accept: Accept, looks: Looks | None = None) -> Fit | M
     if misfit:
         return misfit
     looks = {} if looks is None else looks
-    key = (series.series_instance_uid, accept.image_type_none, accept.view, accept.laterality)
+    key = (series.series_instance_uid, accept.image_type_none, accept.view, accept.laterality, _takes_raw(accept))
     look = looks[key] if key in looks else looks.setdefault(key, _look(series, accept))
     if look.stack is None or look.traits is None:
+        if not _takes_raw(accept) and all(is_raw(entry) for entry in series.instances):
+            return Misfit(what="its images are raw, for processing", takes=("images for presentation",), far=1)
         found = sorted({word.upper() for word in accept.image_type_none} & image_types(series.instances[0]))
         return Misfit(what=f"its images are of type {', '.join(found)}", far=1)
     misfit = _check(look.members[0], look.stack, look.traits, accept)
@@ -149,7 +154,8 @@ def judge(series: Series, accept: Accept, looks: Looks | None = None) -> Fit | M
 
 def _look(series: Series, accept: Accept) -> Look:
     excluded = {word.upper() for word in accept.image_type_none}
-    members = _of_view(tuple(entry for entry in series.instances if not excluded & image_types(entry)), accept)
+    shown = [entry for entry in series.instances if _takes_raw(accept) or not is_raw(entry)]
+    members = _of_view(tuple(entry for entry in shown if not excluded & image_types(entry)), accept)
     return Look(members=members, stack=measure(members), traits=traits.read(members)) if members else Look(members=())
 
 
@@ -169,6 +175,17 @@ def _check(first: Instance, stack: Stack, found: Traits, accept: Accept) -> Misf
         if misfit is not None:
             return replace(misfit, far=far)
     return None
+
+
+def is_raw(entry: Instance) -> bool:
+    """Tell a radiograph that no reader is meant to see. Ref: PS3.3 C.8.11.1.1.1."""
+    return entry.sop_class_uid in RAW or str(entry.header.get("PresentationIntentType") or "").strip() == FOR_PROCESSING
+
+
+def _takes_raw(accept: Accept) -> bool:
+    """Tell whether a card asks for raw images in so many words; without them it gets what readers see."""
+    named = (value.strip().upper() for entry in accept.conditions if entry.tag == "PresentationIntentType" for value in entry.value)
+    return bool(RAW & set(accept.sop_classes)) or FOR_PROCESSING in named
 
 
 def _of_view(images: tuple[Instance, ...], accept: Accept) -> tuple[Instance, ...]:

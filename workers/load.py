@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 
 from models.vocabulary import Grid, Triple, Volume
 from node.errors import Refused
-from workers.frames import Origin, frames
+from workers import radiographs
+from workers.frames import Frame, Origin, frames
 from workers.pixels import UNREADABLE, decode, quiet, read
 from workers.planes import Plane, Vector, along_normal, one_series, placed, text
 from workers.stacks import choose, without_localizers
@@ -41,12 +42,14 @@ def headers(paths: Sequence[Path]) -> list[Dataset]:
 
 
 def load(paths: Sequence[Path]) -> Loaded:
-    """Load one series, one plane a position; raises Refused with a reason for a technologist.
+    """Load one series, one plane a position, or one radiograph; raises Refused with a reason for a technologist.
 
     The array is (z, y, x) with z along cross(row, column); the headers follow the same order. The order of `paths`
     does not matter. Where a gantry leaned, the grid's axes are not at right angles. Ref: PS3.3 C.7.6.2.1.1
     """
     found = frames(paths)
+    if any(radiographs.is_radiograph(frame) for frame in found):
+        return _radiograph(found)
     kept, left_out = without_localizers(found)
     planes: Sequence[Plane] = [placed(frame) for frame in kept]
     if len(planes) < 2:
@@ -73,6 +76,12 @@ def load(paths: Sequence[Path]) -> Loaded:
             remark=", ".join(filter(None, (left_out, chosen.words, _tilt(grid)))),
         ),
     )
+
+
+def _radiograph(found: list[Frame]) -> Loaded:
+    picture = radiographs.volume(found)
+    origin = Origin(sources=(found[0].source,), given=1, remark="")
+    return Loaded(volume=picture, sources=(found[0].header,), origin=origin)
 
 
 def _one_stack(planes: Sequence[Plane], places_mm: Vector) -> None:

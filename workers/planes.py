@@ -50,10 +50,10 @@ def placed(frame: Frame) -> Plane:
     """Take from one header what places it; raises Refused."""
     header = frame.header
     with quiet():
-        _is_plain_image(header)
-        origin = _numbers(header, "ImagePositionPatient", 3)
-        cosines = _numbers(header, "ImageOrientationPatient", 6)
-        spacing = _numbers(header, "PixelSpacing", 2)
+        check_greyscale(header)
+        origin = numbers(header, "ImagePositionPatient", 3)
+        cosines = numbers(header, "ImageOrientationPatient", 6)
+        spacing = numbers(header, "PixelSpacing", 2)
     if origin is None or cosines is None:
         raise Refused("An image does not say where it lies in the patient (no usable image position or orientation).")
     if spacing is None or (spacing <= 0).any():
@@ -65,7 +65,7 @@ def placed(frame: Frame) -> Plane:
     return Plane(frame=frame, origin_mm=origin, row=row / lengths[0], column=column / lengths[1], spacing_mm=spacing)
 
 
-def _is_plain_image(header: Dataset) -> None:
+def check_greyscale(header: Dataset) -> None:
     """Refuse what is not a greyscale image."""
     try:
         rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
@@ -81,16 +81,16 @@ def _is_plain_image(header: Dataset) -> None:
         raise Refused("An image does not name its modality.")
 
 
-def _numbers(header: Dataset, keyword: str, count: int) -> Vector | None:
+def numbers(header: Dataset, keyword: str, count: int) -> Vector | None:
     """Give an element's finite numbers, or None where it is absent, damaged or of another length."""
     try:
         value = header.get(keyword)
         if not isinstance(value, (MultiValue, list, tuple)) or len(value) != count:
             return None
-        numbers = np.array([float(number) for number in value])
+        found = np.array([float(number) for number in value])
     except UNREADABLE:
         return None
-    return numbers if np.isfinite(numbers).all() else None
+    return found if np.isfinite(found).all() else None
 
 
 def text(header: Dataset, keyword: str) -> str:

@@ -60,6 +60,11 @@ RADIOGRAPHS = (
         xray(2, "CR", "Tórax AP"),
         xray(3, "CR", "Tórax PA"),
     )),
+    Case(name="chest-radiograph-raw-first-en", kind="chest radiograph", series=(
+        xray(1, "DX", "Chest PA raw", "PA", part="CHEST", intent="FOR PROCESSING"),
+        xray(2, "DX", "Chest PA", "PA", part="CHEST"),
+    )),
+    Case(name="chest-radiograph-two-in-one-en", kind="chest radiograph", series=(xray(1, "DX", "Chest", part="CHEST", images=2),)),
 )  # fmt: skip
 
 ULTRASOUND = (
