@@ -122,7 +122,7 @@ def work(watch: Watch, ledger: Ledger, job_id: str) -> None:
         watch("worker: advance", lambda claim=claim, following=following: jobs.advance(ledger, claim, following))
     claim = jobs.claim(ledger, job_id, Stage.COMPOSE, 8)
     assert claim
-    watch("worker: written", lambda: jobs.written(ledger, claim, parcel(job_id, job.study_instance_uid), ("archive",)))
+    watch("worker: written", lambda: jobs.written(ledger, claim, [parcel(job_id, job.study_instance_uid)], {"archive": "ohif"}))
     watch("deliver: due", lambda: deliveries.due(ledger, ledger.clock() + 60))
     name = jobs.delivery_id(job_id, 1, "archive")
     sending = watch("deliver: claim", lambda: deliveries.claim(ledger, name, 8))
@@ -142,7 +142,9 @@ def parcel(job_id: str, study: str) -> Parcel:
                      path=f"parcels/{job_id}/{kind}.dcm", sha256="0" * 64)
         for number, kind in enumerate(("seg", "sr"))
     )  # fmt: skip
-    return Parcel(job_id=job_id, generation=1, study_instance_uid=study, profile_digest="p", summary="1 nodule", objects=objects)
+    return Parcel(
+        job_id=job_id, generation=1, study_instance_uid=study, profile="ohif", profile_digest="p", summary="1 nodule", objects=objects
+    )
 
 
 def sweeps(watch: Watch, ledger: Ledger, count: int) -> None:

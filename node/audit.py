@@ -24,7 +24,7 @@ from node import journal
 log = journal.get("audit")
 
 FOLDER = "audit"
-SUCCESS = 0
+SUCCESS, MINOR_FAILURE = 0, 4
 ACCESSED = {"csd-code": "110103", "codeSystemName": "DCM", "originalText": "DICOM Instances Accessed"}
 TRANSFERRED = {"csd-code": "110104", "codeSystemName": "DCM", "originalText": "DICOM Instances Transferred"}
 DELETED = {"csd-code": "110105", "codeSystemName": "DCM", "originalText": "DICOM Study Deleted"}
@@ -39,6 +39,7 @@ ACTIONS: Mapping[str, tuple[Mapping[str, str], str]] = {
     "hold released": (ACCESSED, "U"),
     "study dropped": (ACCESSED, "U"),
     "results sent": (TRANSFERRED, "C"),
+    "results refused": (TRANSFERRED, "C"),
     "images purged": (DELETED, "D"),
 }
 
@@ -151,7 +152,7 @@ def _message(event: Event, moment: dt.datetime) -> dict[str, Any]:
             "EventID": identifier,
             "EventActionCode": code,
             "EventDateTime": moment.isoformat(timespec="milliseconds"),
-            "EventOutcomeIndicator": SUCCESS,
+            "EventOutcomeIndicator": MINOR_FAILURE if event.action == "results refused" else SUCCESS,
             "EventTypeCode": {"csd-code": event.action, "codeSystemName": "99OVERREAD", "originalText": event.action},
         },
         "ActiveParticipant": participants,

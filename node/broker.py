@@ -20,7 +20,7 @@ from node.errors import Misconfigured, Retryable
 from node.settings import Settings
 from node.study import Stage
 
-QUEUE_OF = {Stage.PREPARE: "cpu", Stage.INFER: "gpu", Stage.COMPOSE: "cpu", Stage.DELIVER: "io"}
+QUEUE_OF = {Stage.PREPARE: "cpu", Stage.INFER: "gpu", Stage.COMPOSE: "cpu", Stage.DELIVER: "io", Stage.RECOMPOSE: "cpu"}
 # A socket's path has 108 bytes (sun_path, unix(7)); some systems have 104.
 SOCKET_PATH_MAX_BYTES = 100
 CONNECT_S = 2.0
@@ -47,7 +47,7 @@ class Broker:
         )
 
     def submit(self, stage: Stage, ident: str, priority: int) -> None:
-        """Send one message: the job's id, or the delivery's for `deliver`. Priority 0 is the highest.
+        """Send one message: the job's id, or the delivery's for `deliver` and `recompose`. Priority 0 is the highest.
 
         Idempotent: a message too many finds no claim. Raises BrokerAway, a Retryable.
         """

@@ -205,7 +205,7 @@ def _request(open_association: Any, parcel: Parcel, transaction_uid: str) -> Non
 
 
 def _parcel(ledger: Ledger, delivery: Delivery) -> Parcel:
-    parcel = jobs.parcel(ledger, delivery.job_id, delivery.generation)
+    parcel = jobs.parcel(ledger, delivery.job_id, delivery.generation, delivery.profile)
     if parcel is None:
         raise Refused("the ledger holds no parcel for this delivery")
     return parcel

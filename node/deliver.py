@@ -3,10 +3,12 @@
 | answer of the peer                  | what follows                                                            |
 |-------------------------------------|-------------------------------------------------------------------------|
 | 0000; B000, B006, B007; 0111        | stored; the status is recorded (0111: the peer has that instance)       |
-| A9xx, Cxxx, 0122, 0124              | FAILED: the peer will not have it                                       |
+| A9xx, Cxxx, 0124                    | FAILED: the peer will not have it                                       |
 | any other status, no answer         | again after a back-off, only what is not stored; max_attempts bound it  |
 | no connection                       | the same, and other deliveries to this peer do not wait for it either   |
-| a rejected presentation context     | FAILED before anything is sent; the reason names class and remedy       |
+| a rejected presentation context,    | nothing is stored there yet: all of it again in the fallback profile    |
+| 0122 for the first object           | (node/ledger/fallbacks.py); without one FAILED, naming class and remedy |
+| the same later                      | FAILED: half a parcel is there, and it cannot be replaced               |
 
 Ref: PS3.4 B.2.3, PS3.7 9.1.1.1.9
 """
@@ -26,12 +28,12 @@ from pynetdicom import _config
 from pynetdicom.presentation import build_context
 
 from node import audit, commitment, journal
-from node.errors import Misconfigured, OverreadError, Refused, Retryable
-from node.ledger import Ledger, deliveries
+from node.errors import Misconfigured, NoContext, OverreadError, Refused, Retryable
+from node.ledger import Ledger, deliveries, fallbacks
 from node.ledger.deliveries import DeliveryClaim
 from node.peers import association
 from node.settings import Peer, Settings
-from node.study import ParcelObject
+from node.study import ParcelObject, Stage
 
 log = journal.get("deliver")
 
@@ -40,7 +42,8 @@ _config.STORE_SEND_CHUNKED_DATASET = True
 
 # Stored, with a remark (PS3.4 B.2.3), or there already from a send whose answer was lost (PS3.7 C.5.8).
 STORED_WITH_REMARK = frozenset({0xB000, 0xB006, 0xB007, 0x0111})
-NEVER = frozenset({0x0122, 0x0124})  # SOP class not supported, not authorised. Ref: PS3.7 C.5
+NO_CLASS = 0x0122  # SOP class not supported. Ref: PS3.7 C.5
+NOT_AUTHORISED = 0x0124
 _REMEDY = "have the administrator of {} enable this storage class and transfer syntax for this node"
 OUTAGE_MAX_S = 60.0  # a fresh result does not wait for the long back-off of an old one
 FIND_TRIES = 3  # an archive may index a moment after it has acknowledged
@@ -78,9 +81,10 @@ class Outages:
 OUTAGES = Outages()
 
 
-def send(settings: Settings, ledger: Ledger, claim: DeliveryClaim) -> None:
+def send(settings: Settings, ledger: Ledger, claim: DeliveryClaim) -> Stage | None:
     """Send what is unsent, then ask for commitment or find a proof; every outcome is a move in the ledger.
 
+    Gives the delivery's next stage where the peer is to get the result in another profile, else None.
     Raises Retryable only while the ledger is away. A claim lost meanwhile stops the sending between two objects.
     """
     try:
@@ -93,6 +97,8 @@ def send(settings: Settings, ledger: Ledger, claim: DeliveryClaim) -> None:
             done = not lost.is_set() and deliveries.sent(ledger, claim, None)
     except Retryable as error:
         _retry(settings, ledger, claim, error.reason)
+    except NoContext as error:
+        return _fall_back(settings, ledger, claim, error.reason)
     except (Refused, Misconfigured) as error:
         _fail(ledger, claim, error.reason)
     else:
@@ -102,16 +108,37 @@ def send(settings: Settings, ledger: Ledger, claim: DeliveryClaim) -> None:
             _settle(settings, ledger, claim, peer)
         else:
             log.warning("delivery.claim_lost", delivery=claim.delivery.delivery_id, destination=peer.name)
+    return None
 
 
-def _event(claim: DeliveryClaim, peer: Peer) -> audit.Event:
+def _event(claim: DeliveryClaim, peer: Peer, action: str = "results sent", reason: str = "") -> audit.Event:
     return audit.Event(
-        action="results sent",
+        action=action,
         study_instance_uid=claim.parcel.study_instance_uid,
+        reason=reason,
         peers=(f"{peer.ae_title} {peer.host}",),
         objects=len(claim.parcel.objects),
-        details={"job": claim.parcel.job_id, "delivery": claim.delivery.delivery_id},
+        details={"job": claim.parcel.job_id, "delivery": claim.delivery.delivery_id, "profile": claim.parcel.profile},
     )
+
+
+def _fall_back(settings: Settings, ledger: Ledger, claim: DeliveryClaim, reason: str) -> Stage | None:
+    """Have the result written in the fallback of the refused profile; FAILED without one, or where part of it is stored."""
+    delivery, peer = claim.delivery, settings.peer(claim.delivery.destination)
+    try:
+        profile = settings.profile(delivery.profile).fallback
+    except Misconfigured as error:
+        _fail(ledger, claim, f"{reason}; {error.reason}")
+        return None
+    following = None if profile is None else fallbacks.ask(ledger, claim, profile, reason)
+    if profile is None or following is None:
+        before = "".join(f"; refused before as {entry['profile']}" for entry in delivery.refusals)
+        _fail(ledger, claim, f"{reason}{before}")
+        return None
+    names = {"delivery": delivery.delivery_id, "destination": peer.name, "refused": delivery.profile, "to": profile}
+    log.warning("delivery.falls_back", **names, reason=reason)
+    audit.note(ledger.data_dir, _event(claim, peer, "results refused", reason), ledger.clock())
+    return following
 
 
 def _require_attempt(claim: DeliveryClaim, peer: Peer) -> None:
@@ -152,7 +179,7 @@ def _send_unsent(settings: Settings, ledger: Ledger, claim: DeliveryClaim, unsen
     except Refused as error:
         if reached:
             raise
-        raise Refused(f"{error.reason}; offered were {_names(pairs)}: {_REMEDY.format(peer.ae_title)}") from error
+        raise type(error)(f"{error.reason}; offered were {_names(pairs)}: {_REMEDY.format(peer.ae_title)}") from error
 
 
 def _stored_file(settings: Settings, entry: ParcelObject) -> Path:
@@ -172,7 +199,7 @@ def _require_contexts(open_association: Any, peer: Peer, pairs: Iterable[tuple[s
     accepted = {(str(context.abstract_syntax), str(context.transfer_syntax[0])) for context in open_association.accepted_contexts}
     for sop_class, syntax in pairs:
         if (sop_class, syntax) not in accepted:
-            raise Refused(f"{peer.name} does not accept {_names([(sop_class, syntax)])}: {_REMEDY.format(peer.ae_title)}")
+            raise NoContext(f"{peer.name} does not accept {_names([(sop_class, syntax)])}: {_REMEDY.format(peer.ae_title)}")
 
 
 def _names(pairs: Iterable[tuple[str, str]]) -> str:
@@ -194,7 +221,10 @@ def _store(open_association: Any, peer: Peer, entry: ParcelObject, path: Path) -
         log.warning("delivery.remark", destination=peer.name, sop=entry.sop_instance_uid, status=f"{status:04X}")
         return status
     # The comment of the status may quote the data set: it stays out of reasons and journal.
-    if status in NEVER or status >> 8 == 0xA9 or status >> 12 == 0xC:
+    if status == NO_CLASS:
+        kind = _names([(entry.sop_class_uid, entry.transfer_syntax_uid)])
+        raise NoContext(f"{peer.name} does not support {kind} (status {status:04X}): {_REMEDY.format(peer.ae_title)}")
+    if status == NOT_AUTHORISED or status >> 8 == 0xA9 or status >> 12 == 0xC:
         raise Refused(f"{peer.name} refuses the {entry.kind} object (status {status:04X}); its log says why")
     raise Retryable(f"{peer.name} cannot store the {entry.kind} object now (status {status:04X})")
 

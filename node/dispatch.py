@@ -237,7 +237,8 @@ class Dispatcher:
             for job in jobs.queued(self.ledger):
                 self._submit_job(job)
             for delivery in deliveries.due(self.ledger, self.ledger.clock()):
-                self._broker.submit(Stage.DELIVER, delivery.delivery_id, jobs.get(self.ledger, delivery.job_id).priority)
+                stage = Stage.DELIVER if delivery.wants_profile is None else Stage.RECOMPOSE
+                self._broker.submit(stage, delivery.delivery_id, jobs.get(self.ledger, delivery.job_id).priority)
                 deliveries.submitted(self.ledger, delivery.delivery_id)
             self._back("broker")
         except BrokerAway as error:

@@ -22,7 +22,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from node.errors import Misconfigured, Refused, Retryable
+from node.errors import Misconfigured, NoContext, Refused, Retryable
 from node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from node.settings import Peer, Settings
 
@@ -214,7 +214,7 @@ def _failure(peer: Peer, link: Association) -> Refused | Retryable:
         text = f"{_name(peer)} rejects the association: {answer.reason_str}"
         return Refused(text) if answer.result == 0x01 else Retryable(text)
     if isinstance(answer, A_ASSOCIATE) and answer.result == 0x00:
-        return Refused(f"{_name(peer)} accepts none of the presentation contexts")
+        return NoContext(f"{_name(peer)} accepts none of the presentation contexts")
     if answer is None and not link.is_aborted:
         return Retryable(f"{_name(peer)} cannot be reached")
     return Retryable(f"{_name(peer)} cannot be reached or aborts the association")

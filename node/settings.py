@@ -46,7 +46,7 @@ Seconds = Annotated[float, Field(gt=0)]
 Days = Annotated[float, Field(ge=0)]
 # How work ends, in the order in which images go when the disk fills: first what is safest elsewhere.
 IMAGES_DAYS = {"committed": 7.0, "accepted": 7.0, "dropped": 7.0, "declined": 7.0, "failed": 30.0}
-TIME_LIMITS_S = {"prepare": 600.0, "infer": 1800.0, "compose": 600.0, "deliver": 900.0}
+TIME_LIMITS_S = {"prepare": 600.0, "infer": 1800.0, "compose": 600.0, "deliver": 900.0, "recompose": 600.0}
 
 
 class _Section(BaseModel):
@@ -353,6 +353,17 @@ class Settings(_Section):
         if found is None:
             raise Misconfigured(f"no viewer profile is called {name!r} any more; add it to [[profiles]]")
         return found
+
+    def profile_of(self, destination: str) -> Profile:
+        """Give the viewer profile of a destination, of one that is no peer any more the default; raises Misconfigured."""
+        return self.profile(next((peer.profile for peer in self.peers if peer.name == destination), None))
+
+    def chain_of(self, destination: str) -> tuple[str, ...]:
+        """Give the names of a destination's profile and of those that it falls back to, in order; raises Misconfigured."""
+        chain = [self.profile_of(destination)]
+        while chain[-1].fallback is not None:
+            chain.append(self.profile(chain[-1].fallback))
+        return tuple(profile.name for profile in chain)
 
     def destinations(self) -> tuple[str, ...]:
         """Give the names of all peers that receive results."""

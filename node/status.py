@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from node.ledger import Ledger, holds, removal
-from node.ledger.jobs import parcel_in
+from node.ledger.parcels import of_job_in
 from node.ledger.schema import (
     DECLINES,
     DELIVERIES,
@@ -92,27 +92,32 @@ def _job(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     more = ("provisional", "predecessor")
     times = sa.select(STAGE_TIMES).where(STAGE_TIMES.c.job_id == row.job_id).order_by(STAGE_TIMES.c.fence)
     deliveries = sa.select(DELIVERIES).where(DELIVERIES.c.job_id == row.job_id)
-    parcel = parcel_in(connection, row.job_id)
+    parcels = of_job_in(connection, row.job_id)
     return _some(row, keys + more) | {
         # Who told whose results they are, never whose.
         "patient": (row.patient or {}).get("said"),
         "images": row.images_were or sum(len(uids) for uids in row.inputs.values()),
         "stages": [_some(each, ("stage", "attempt", "started_at", "ended_at", "outcome")) for each in connection.execute(times)],
-        "summary": None if parcel is None else parcel.summary,
-        "objects": [] if parcel is None else [{"kind": each.kind, "sop_instance_uid": each.sop_instance_uid} for each in parcel.objects],
+        "summary": parcels[0].summary if parcels else None,
+        "profiles": {parcel.profile: parcel.profile_digest for parcel in parcels},
+        "objects": [
+            {"kind": each.kind, "sop_instance_uid": each.sop_instance_uid, "profile": parcel.profile}
+            for parcel in parcels
+            for each in parcel.objects
+        ],
         "deliveries": [_delivery(connection, each) for each in connection.execute(deliveries.order_by(DELIVERIES.c.destination)).all()],
     }
 
 
 def _delivery(connection: Connection, row: Row[Any]) -> dict[str, Any]:
-    keys = ("destination", "state", "attempt", "created_at", "started_at", "sent_at", "ended_at", "next_at", "proof", "reason")
+    keys = ("destination", "profile", "wants_profile", "state", "attempt", "created_at", "started_at", "sent_at", "ended_at", "next_at")
     mine = DELIVERY_OBJECTS.c.delivery_id == row.delivery_id
     total, sent, committed = connection.execute(
         sa.select(sa.func.count(), sa.func.count(DELIVERY_OBJECTS.c.sent_at), sa.func.count(DELIVERY_OBJECTS.c.committed_at)).where(mine)
     ).one()
     asked = sa.select(sa.func.count()).select_from(TRANSACTIONS).where(TRANSACTIONS.c.delivery_id == row.delivery_id)
     counts = {"objects": total, "sent": sent, "committed": committed, "commitment_requests": connection.execute(asked).scalar()}
-    return _some(row, keys) | counts
+    return _some(row, (*keys, "proof", "reason")) | {"refusals": row.refusals or []} | counts
 
 
 def _counts(connection: Connection, table: sa.Table, when: sa.Column[float], since: float) -> dict[str, int]:

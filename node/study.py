@@ -42,12 +42,13 @@ class DeliveryState(StrEnum):
 
 
 class Stage(StrEnum):
-    """A stage of a job, each a Celery task; `deliver` belongs to a delivery, not to a job."""
+    """A stage of a job, each a Celery task; `deliver` and `recompose` belong to a delivery, not to a job."""
 
     PREPARE = "prepare"
     INFER = "infer"
     COMPOSE = "compose"
     DELIVER = "deliver"
+    RECOMPOSE = "recompose"
 
 
 class Mode(StrEnum):
@@ -149,8 +150,7 @@ class Job:
     """A job row; `created_at` is the only source of dates in its results.
 
     provisional  planned on a hint that the study is whole: it is prepared, and goes no further before the proof
-    predecessor  the report that this job's replaces, as somebody has it: revision, of_revision, sop_class_uid,
-                 sop_instance_uid, series_instance_uid; fixed when the job is planned
+    predecessor  the reports that this job's replace, as the destinations have them (node.outbox); fixed when the job is planned
     patient      whose results they are, by the archive's word just before the first compose (node.demographics); fixed then
     """
 
@@ -191,11 +191,16 @@ class ParcelObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parcel:
-    """The results of one job, in sending order. What is stored is what is sent, byte for byte."""
+    """The results of one job in one viewer profile, in sending order. What is stored is what is sent, byte for byte.
+
+    profile         its name: of one job and name the first that is written stays
+    profile_digest  of all that shapes the objects
+    """
 
     job_id: str
     generation: int
     study_instance_uid: str
+    profile: str
     profile_digest: str
     summary: str
     objects: tuple[ParcelObject, ...]
@@ -203,15 +208,23 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """A parcel on its way to one destination (a peer's name)."""
+    """A parcel on its way to one destination (a peer's name).
+
+    profile        of the parcel that is sent
+    wants_profile  the destination refuses that one, and this one is to be written instead; nothing is sent meanwhile
+    refusals       what it refused so far, oldest first: profile, to, reason, at
+    """
 
     delivery_id: str
     job_id: str
     generation: int
     destination: str
+    profile: str
     state: DeliveryState
     attempt: int
     fence: int
     sent: tuple[str, ...] = ()
     transaction_uid: str | None = None
     reason: str | None = None
+    wants_profile: str | None = None
+    refusals: tuple[Mapping[str, Any], ...] = ()

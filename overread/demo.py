@@ -18,7 +18,7 @@ from rich.console import Console
 from node import send
 from node.archive.holdings import Holdings
 from node.errors import Refused
-from node.ledger import Ledger, jobs, open_ledger
+from node.ledger import Ledger, open_ledger, parcels
 from node.settings import Peer
 from node.study import Instance
 from overread import machine, pictures, readback, sample, verdict
@@ -122,8 +122,7 @@ def _held(site: machine.Machine, ledger: Ledger, study: str, facts: Mapping[str,
     """Give the result objects by SOP Instance UID: the archive's own files, or of a strange archive what was sent there."""
     sent = {}
     for job in facts["jobs"]:
-        parcel = jobs.parcel(ledger, job["job_id"])
-        for entry in parcel.objects if parcel else ():
+        for entry in (each for parcel in parcels.of_job(ledger, job["job_id"]) for each in parcel.objects):
             sent[entry.sop_instance_uid] = site.settings.data_dir / entry.path
     if site.archive_dir is None:
         return sent

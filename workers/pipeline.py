@@ -11,23 +11,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models import card as cards
 from models import tilt
 from models.card import Accept, BadCard, ShelvedCard
 from models.vocabulary import Grid, Prediction, Volume
-from node import demographics, fit, holds, journal, routing
+from node import demographics, fit, holds, journal, outbox, routing
 from node.errors import Misconfigured, Refused, Retryable
-from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
+from node.ledger import Ledger, deliveries, fallbacks, instances, jobs, open_ledger
+from node.ledger.deliveries import DeliveryClaim
 from node.ledger.holds import Finding
+from node.profiles import Profile
 from node.settings import Settings
 from node.study import Job, JobState, Parcel, ParcelObject, Stage
 from workers import correction, folder, frames, gpu, workspace
 from workers.frames import Origin
 
 if TYPE_CHECKING:
-    from workers.results import ComposedObject, ComposeRequest  # highdicom takes seconds to import
+    from workers.results import Composed, ComposeRequest  # highdicom takes seconds to import
 
 log = journal.get("pipeline")
 Guard = Callable[[], None]
@@ -75,7 +77,7 @@ def prepare(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     shelved = _card_of(context, job)
     volumes, origin = read_volumes(shelved, {role: _paths(context, uids) for role, uids in job.inputs.items()})
     guard()
-    workspace.save_volumes(_shelf(context, claim), volumes, origin)
+    workspace.save_volumes(_shelf(context, claim.job), volumes, origin)
     guard()
     return _advance(context, claim, Stage.INFER)
 
@@ -83,7 +85,7 @@ def prepare(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
 def infer(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     """Volumes -> prediction on the shelf, on one device that is ours alone meanwhile."""
     shelved = _card_of(context, claim.job)
-    place = _shelf(context, claim)
+    place = _shelf(context, claim.job)
     volumes, _origin = workspace.load_volumes(place)
     names = gpu.devices(context.settings.workers.devices)
     with gpu.lease(context.settings.data_dir / "run", names, context.settings.workers.time_limit_s[Stage.INFER]) as device:
@@ -96,29 +98,62 @@ def infer(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
 
 
 def compose(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
-    """Prediction -> parcel, on the disk before the ledger says WRITTEN; then one message a destination."""
+    """Prediction -> a parcel for each profile, all on the disk before the ledger says WRITTEN; then one message a destination."""
     from workers import results  # noqa: PLC0415 -- highdicom takes seconds to import
 
-    job = claim.job
-    patient = demographics.settle(context.settings, context.ledger, claim)
+    settings, job = context.settings, claim.job
+    patient = demographics.settle(settings, context.ledger, claim)
     if isinstance(patient, Finding):
         holds.stop(context.ledger, claim, patient)
         return ()
     guard()
-    shelved = _card_of(context, job)
-    place = _shelf(context, claim)
-    volumes, origin = workspace.load_volumes(place)
-    files = dict(zip(origin.images, _paths(context, origin.images), strict=True))
-    prediction = workspace.load_prediction(place)
-    request = _request((job, shelved, prediction), volumes, origin, files, context.settings)
-    composed, summary = results.compose(replace(request, sources=correction.apply(request.sources, patient)))
+    request = _analysis(context, job, patient)
+    measures = results.measures(request)
+    written = []
+    for profile in outbox.to_write(settings, job):
+        composed = results.compose(_in_profile(settings, request, profile), measures)
+        guard()
+        written.append(_keep(context, job, profile, composed))
     guard()
-    parcel = _keep(context, job, composed, summary)
-    guard()
-    if not jobs.written(context.ledger, claim, parcel, job.destinations):
+    if not jobs.written(context.ledger, claim, written, outbox.profiles(settings, job)):
         return ()
     due = deliveries.of_job(context.ledger, job.job_id, job.generation)
     return tuple((Stage.DELIVER, delivery.delivery_id) for delivery in due)
+
+
+def recompose(context: Context, claim: DeliveryClaim, guard: Guard) -> Following:
+    """Prediction -> the parcel in the profile that a delivery wants instead; then it is sent. Idempotent: the first one written stays.
+
+    Raises LostWork and Refused where the work files or the images have gone, or workers were lost at it again and again.
+    """
+    from workers import results  # noqa: PLC0415
+
+    settings, delivery = context.settings, claim.delivery
+    if delivery.attempt > context.ledger.limits.max_attempts:
+        raise Refused(f"the worker was lost or hung {context.ledger.limits.max_attempts} times")
+    parcel = jobs.parcel(context.ledger, delivery.job_id, delivery.generation, delivery.wants_profile)
+    if parcel is None:
+        job, profile = jobs.get(context.ledger, delivery.job_id), settings.profile(delivery.wants_profile)
+        composed = results.compose(_in_profile(settings, _analysis(context, job, job.patient), profile))
+        guard()
+        parcel = _keep(context, job, profile, composed)
+        guard()
+    return ((Stage.DELIVER, delivery.delivery_id),) if fallbacks.point(context.ledger, claim, parcel) else ()
+
+
+def _analysis(context: Context, job: Job, patient: Mapping[str, Any] | None) -> ComposeRequest:
+    """Read back what there is to be written of a finished prediction; raises LostWork, Refused, Misconfigured."""
+    shelved, place = _card_of(context, job), _shelf(context, job)
+    volumes, origin = workspace.load_volumes(place)
+    files = dict(zip(origin.images, _paths(context, origin.images), strict=True))
+    request = _request((job, shelved, workspace.load_prediction(place)), volumes, origin, files, context.settings)
+    return replace(request, sources=correction.apply(request.sources, patient))
+
+
+def _in_profile(settings: Settings, request: ComposeRequest, profile: Profile) -> ComposeRequest:
+    """Give the request for one viewer profile, naming the report that its destinations have."""
+    told = outbox.predecessor(settings, request.job, profile.name)
+    return replace(request, profile=profile, job=replace(request.job, predecessor=told))
 
 
 STAGES: Mapping[Stage, Callable[[Context, jobs.Claim, Guard], Following]] = {
@@ -137,19 +172,21 @@ class Ran:
     summary: str
 
 
-def run(shelved: ShelvedCard, source: Path, out: Path, settings: Settings) -> Ran:
+def run(shelved: ShelvedCard, source: Path, out: Path, settings: Settings, profile: str | None = None) -> Ran:
     """Run one model on a folder of DICOM files and write its objects to `out`; no node, no queue, no ledger.
 
-    Raises Refused with routing's reasons when no series fits, Unfit, BadCard, Retryable.
+    profile  viewer profile by name (None: the default of [results]). Raises Misconfigured where there is none of that name,
+    Refused with routing's reasons when no series fits, Unfit, BadCard, Retryable.
     """
     from workers import results  # noqa: PLC0415
 
+    chosen = settings.profile(profile)
     job, files = _job_for(shelved, source)
     by_role = {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()}
     volumes, origin = read_volumes(shelved, by_role)
     prediction = predict(shelved, volumes, gpu.devices(settings.workers.devices)[0])
     request = _request((job, shelved, prediction), volumes, origin, files, settings)
-    composed, summary = results.compose(request)
+    composed, summary = results.compose(_in_profile(settings, request, chosen))
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for number, entry in enumerate(composed, start=1):
@@ -244,9 +281,8 @@ def _paths(context: Context, uids: Sequence[str]) -> list[Path]:
     return [context.settings.data_dir / found[uid] for uid in uids]
 
 
-def _shelf(context: Context, claim: jobs.Claim) -> workspace.Shelf:
-    job = claim.job
-    return workspace.Shelf(root=context.settings.work_dir, job_id=job.job_id, generation=job.generation, fence=claim.fence)
+def _shelf(context: Context, job: Job) -> workspace.Shelf:
+    return workspace.Shelf(root=context.settings.work_dir, job_id=job.job_id, generation=job.generation, fence=job.fence)
 
 
 def _request(
@@ -267,18 +303,18 @@ def _request(
         volume=volumes[shelved.card.reference_role],
         sources=tuple(frames.headers(origin.sources, files)),
         settings=settings.results,
-        profile=settings.profile(),
         frames=tuple(source.frame for source in origin.sources) if any(source.frame for source in origin.sources) else (),
         given=origin.given,
         remark=origin.remark,
     )
 
 
-def _keep(context: Context, job: Job, composed: Sequence[ComposedObject], summary: str) -> Parcel:
+def _keep(context: Context, job: Job, profile: Profile, composed: Composed) -> Parcel:
     """Make the composed objects durable and describe them."""
     from workers.results import profile_digest  # noqa: PLC0415
 
-    paths = workspace.keep_parcel(context.settings.data_dir, job, [(entry.kind, entry.dataset_bytes) for entry in composed])
+    blobs = [(entry.kind, entry.dataset_bytes) for entry in composed.objects]
+    paths = workspace.keep_parcel(context.settings.data_dir, job, blobs)
     objects = tuple(
         ParcelObject(
             kind=entry.kind,
@@ -289,13 +325,14 @@ def _keep(context: Context, job: Job, composed: Sequence[ComposedObject], summar
             path=path,
             sha256=hashlib.sha256(entry.dataset_bytes).hexdigest(),
         )
-        for entry, path in zip(composed, paths, strict=True)
+        for entry, path in zip(composed.objects, paths, strict=True)
     )
     return Parcel(
         job_id=job.job_id,
         generation=job.generation,
         study_instance_uid=job.study_instance_uid,
-        profile_digest=profile_digest(context.settings.results, context.settings.profile()),
-        summary=summary,
+        profile=profile.name,
+        profile_digest=profile_digest(context.settings.results, profile),
+        summary=composed.summary,
         objects=objects,
     )

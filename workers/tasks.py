@@ -18,7 +18,8 @@ from node import deliver as sender
 from node import journal, routing
 from node.broker import Broker
 from node.errors import Misconfigured, NoRoom, Refused, Retryable
-from node.ledger import deliveries, instances, jobs
+from node.ledger import deliveries, fallbacks, instances, jobs
+from node.ledger.deliveries import DeliveryClaim
 from node.settings import Settings
 from node.settings import load as load_settings
 from node.study import Job, Mode, Stage
@@ -27,6 +28,7 @@ from workers.app import app
 from workers.heartbeat import Heartbeat, LostLease, Rhythm
 
 log = journal.get("tasks")
+DELIVERY_STAGES = (Stage.DELIVER, Stage.RECOMPOSE)
 BACK_OFF_S = (1.0, 5.0, 30.0)
 """Waits after the first, second and every later failure of a stage."""
 NO_ROOM_S = 30.0
@@ -76,7 +78,7 @@ class Site:
             if self._broker is None:
                 self._broker = Broker(self.settings)
             self._broker.submit(stage, ident, job.priority)
-            if stage is Stage.DELIVER:
+            if stage in DELIVERY_STAGES:
                 deliveries.submitted(self.context.ledger, ident)
             else:
                 jobs.submitted(self.context.ledger, job, stage)
@@ -109,6 +111,12 @@ def compose(job_id: str) -> None:
 def deliver(delivery_id: str) -> None:
     """Parcel -> archive."""
     _at_the_edge(_delivery, Stage.DELIVER, delivery_id)
+
+
+@app.task(name="overread.recompose")  # type: ignore[untyped-decorator]
+def recompose(delivery_id: str) -> None:
+    """Prediction -> another parcel, which the destination may take."""
+    _at_the_edge(_rewrite, Stage.RECOMPOSE, delivery_id)
 
 
 def _at_the_edge(run: Callable[[Stage, str], None], stage: Stage, ident: str) -> None:
@@ -184,7 +192,52 @@ def _delivery(_stage: Stage, delivery_id: str) -> None:
     if claim is None:
         log.debug("claim.none")
         return
-    sender.send(SITE.settings, context.ledger, claim)  # renews its own lease: it must stop between two objects
+    following = sender.send(SITE.settings, context.ledger, claim)  # renews its own lease: it must stop between two objects
+    if following is not None:
+        SITE.submit(following, delivery_id, jobs.get(context.ledger, claim.delivery.job_id))
+
+
+def _rewrite(stage: Stage, delivery_id: str) -> None:
+    context, limits = SITE.context, SITE.settings.workers
+    claim = deliveries.claim(context.ledger, delivery_id, limits.lease_s, stage)
+    if claim is None:
+        log.debug("claim.none")
+        return
+    log.info("stage.started", fence=claim.fence, profile=claim.delivery.wants_profile)
+    with Heartbeat(lambda: deliveries.renew(context.ledger, claim, limits.lease_s), _rhythm(stage)) as beat:
+        try:
+            following = pipeline.recompose(context, claim, beat.check)
+        except Exception as error:  # noqa: BLE001 -- the process edge: every error becomes a state
+            _settle_rewrite(context, claim, error)
+            return
+    log.info("stage.ended", fence=claim.fence)
+    for next_stage, ident in following:
+        SITE.submit(next_stage, ident, jobs.get(context.ledger, claim.delivery.job_id))
+
+
+def _settle_rewrite(context: pipeline.Context, claim: DeliveryClaim, error: Exception) -> None:
+    """Write an error as the delivery's next state: passing trouble is tried again, all else leaves the refusal standing."""
+    ledger, delivery, reason = context.ledger, claim.delivery, getattr(error, "reason", None)
+    delay_s = BACK_OFF_S[min(delivery.attempt, len(BACK_OFF_S)) - 1]
+    if isinstance(error, LostLease):
+        log.warning("lease.lost", fence=claim.fence)
+    elif isinstance(error, Refused | Unfit | BadCard | Misconfigured | workspace.LostWork):
+        refused = delivery.refusals[-1]["reason"] if delivery.refusals else delivery.reason
+        told = f"{refused}; nor can it be written as {delivery.wants_profile}: {error}. When the archive takes the class: overread retry"
+        log.error("delivery.failed", alert=True, destination=delivery.destination, reason=told)
+        deliveries.fail(ledger, claim, told)
+    elif isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in workspace.FULL):
+        log.error("stage.no_room", alert=True, fence=claim.fence)
+        fallbacks.postpone(ledger, claim, f"{reason or 'a disk of the worker is full'}; tried again when there is room", NO_ROOM_S)
+    elif isinstance(error, Retryable):
+        log.warning("stage.retry", reason=reason)
+        fallbacks.release(ledger, claim, str(reason), delay_s)
+    elif isinstance(error, SoftTimeLimitExceeded):
+        limit_s = SITE.settings.workers.time_limit_s[Stage.RECOMPOSE]
+        fallbacks.release(ledger, claim, f"the stage {Stage.RECOMPOSE} ran past its limit of {limit_s:.0f} s", delay_s)
+    else:
+        log.error("stage.broke", error=type(error).__name__, exc_info=error)
+        fallbacks.release(ledger, claim, f"unexpected {type(error).__name__}", delay_s)
 
 
 def _rhythm(stage: Stage) -> Rhythm:

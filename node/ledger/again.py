@@ -34,7 +34,7 @@ def retry(ledger: Ledger, study_uid: str) -> Restarted:
     # A delivery that a newer revision stopped is FAILED too, but its job is SUPERSEDED: only a written job's are sent.
     written = sa.select(JOBS.c.job_id).where(mine, JOBS.c.state == JobState.WRITTEN)
     failed_deliveries = sa.update(DELIVERIES).where(DELIVERIES.c.job_id.in_(written), DELIVERIES.c.state == DeliveryState.FAILED)
-    sending = due | {"state": DeliveryState.PENDING, "next_at": now, "ended_at": None}
+    sending = due | {"state": DeliveryState.PENDING, "next_at": now, "ended_at": None, "wants_profile": None}
     with ledger.writing() as connection:
         ledger.lock(connection, [study_uid])
         fenced = failed_jobs.values(**work, submitted_at=None, fence=JOBS.c.fence + 1).returning(JOBS.c.job_id)

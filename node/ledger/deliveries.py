@@ -1,7 +1,8 @@
 """Deliveries: a parcel on its way to one destination. PENDING -> SENT -> COMMITTED | ACCEPTED | FAILED.
 
 Being sent is a lease on a PENDING delivery, not a state: when the sender dies the delivery is PENDING
-still, and the objects that were marked are not sent again.
+still, and the objects that were marked are not sent again. One that wants another profile is not sent until that is written
+(node/ledger/fallbacks.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from node.ledger import Ledger
-from node.ledger.jobs import parcel_in, resubmit_delay
+from node.ledger.jobs import resubmit_delay
+from node.ledger.parcels import get_in
 from node.ledger.schema import DELIVERIES, DELIVERY_OBJECTS, TRANSACTIONS
 from node.study import Delivery, DeliveryState, Parcel, Stage
 
@@ -28,11 +30,15 @@ UNSENT_FIRST_S, UNSENT_MAX_S = 30.0, 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryClaim:
-    """The right to send one delivery until the lease ends. Send what `delivery.sent` does not name."""
+    """The right to send one delivery until the lease ends. Send what `delivery.sent` does not name.
+
+    stage  recompose: the right to write the parcel that `delivery.wants_profile` names
+    """
 
     delivery: Delivery
     parcel: Parcel
     fence: int
+    stage: Stage = Stage.DELIVER
 
 
 def get(ledger: Ledger, delivery_id: str) -> Delivery:
@@ -42,16 +48,19 @@ def get(ledger: Ledger, delivery_id: str) -> Delivery:
 
 
 def of_job(ledger: Ledger, job_id: str, generation: int) -> list[Delivery]:
-    """Give the deliveries of one parcel, by destination."""
+    """Give the deliveries of one job's results, by destination."""
     mine = sa.select(DELIVERIES).where(DELIVERIES.c.job_id == job_id, DELIVERIES.c.generation == generation)
     with ledger.reading() as connection:
         return _all(connection, connection.execute(mine.order_by(DELIVERIES.c.destination)).all())
 
 
 def due(ledger: Ledger, now: float, limit: int = 50) -> list[Delivery]:
-    """Give deliveries that need a message now: their time has come, nobody sends them, no message is fresh."""
+    """Give deliveries that need a message now: their time has come, nobody has them, no message is fresh.
+
+    Those that want another profile are to be composed, the others to be sent.
+    """
     found = sa.select(DELIVERIES).where(
-        DELIVERIES.c.state == PENDING, DELIVERIES.c.submit_after <= now, DELIVERIES.c.next_at <= now, _free(now)
+        DELIVERIES.c.state == PENDING, DELIVERIES.c.submit_after <= now, DELIVERIES.c.next_at <= now, is_free(now)
     )
     with ledger.reading() as connection:
         return _all(connection, connection.execute(found.order_by(DELIVERIES.c.submit_after).limit(limit)).all())
@@ -61,17 +70,21 @@ def submitted(ledger: Ledger, delivery_id: str) -> bool:
     """Note that a message is out; the next one goes 30 s later, then 60, 120 ... up to 480."""
     delay = resubmit_delay(DELIVERIES.c.submissions)
     values = {"submissions": DELIVERIES.c.submissions + 1, "submit_after": ledger.clock() + delay}
-    return _move(ledger, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == PENDING), values)
+    return move(ledger, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == PENDING), values)
 
 
-def claim(ledger: Ledger, delivery_id: str, lease_s: float) -> DeliveryClaim | None:
-    """Take the delivery for sending, or None: another has it, it has moved on, or it is not due yet."""
+def claim(ledger: Ledger, delivery_id: str, lease_s: float, stage: Stage = Stage.DELIVER) -> DeliveryClaim | None:
+    """Take the delivery for sending, or for writing its other profile; None: another has it, it has moved on, or it is not due yet."""
     now = ledger.clock()
     take = (
         sa.update(DELIVERIES)
-        .where(DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == PENDING, DELIVERIES.c.next_at <= now, _free(now))
+        .where(DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == PENDING, DELIVERIES.c.next_at <= now, is_free(now))
+        .where(DELIVERIES.c.wants_profile.is_(None) if stage is Stage.DELIVER else DELIVERIES.c.wants_profile.is_not(None))
         .values(
-            fence=DELIVERIES.c.fence + 1, attempt=DELIVERIES.c.attempt + 1, started_at=now, lease_until=now + min(lease_s, _limit_s(ledger))
+            fence=DELIVERIES.c.fence + 1,
+            attempt=DELIVERIES.c.attempt + 1,
+            started_at=now,
+            lease_until=now + min(lease_s, _limit_s(ledger, stage)),
         )
         .returning(DELIVERIES)
     )
@@ -79,23 +92,23 @@ def claim(ledger: Ledger, delivery_id: str, lease_s: float) -> DeliveryClaim | N
         row = connection.execute(take).one_or_none()
         if row is None:
             return None
-        parcel = parcel_in(connection, row.job_id, row.generation)
+        parcel = get_in(connection, row.job_id, row.generation, row.profile)
         if parcel is None:
             raise KeyError(row.job_id)
-        return DeliveryClaim(delivery=_delivery(connection, row), parcel=parcel, fence=row.fence)
+        return DeliveryClaim(delivery=_delivery(connection, row), parcel=parcel, fence=row.fence, stage=stage)
 
 
 def renew(ledger: Ledger, claim: DeliveryClaim, lease_s: float) -> bool:
     """Extend the lease, never beyond the stage's time limit; False: no longer ours, stop sending."""
     now = ledger.clock()
-    end = DELIVERIES.c.started_at + _limit_s(ledger)
+    end = DELIVERIES.c.started_at + _limit_s(ledger, claim.stage)
     until = sa.case((end < now + lease_s, end), else_=now + lease_s)
-    return _move(ledger, (*_held(claim), end > now), {"lease_until": until})
+    return move(ledger, (*held(claim), end > now), {"lease_until": until})
 
 
 def object_sent(ledger: Ledger, claim: DeliveryClaim, sop_uid: str, status: int) -> bool:
     """Mark one object as stored by the peer with that C-STORE status; it is not sent again."""
-    mine = sa.exists().where(*_held(claim))
+    mine = sa.exists().where(*held(claim))
     mark = sa.update(DELIVERY_OBJECTS).where(
         DELIVERY_OBJECTS.c.delivery_id == claim.delivery.delivery_id, DELIVERY_OBJECTS.c.sop_instance_uid == sop_uid, mine
     )
@@ -108,7 +121,7 @@ def sent(ledger: Ledger, claim: DeliveryClaim, transaction_uid: str | None) -> b
     now = ledger.clock()
     with ledger.writing() as connection:
         values = {"state": SENT, "sent_at": now, "checked_at": now, "lease_until": None, "reason": None}
-        if not _move_in(connection, _held(claim), values):
+        if not move_in(connection, held(claim), values):
             return False
         if transaction_uid is not None:
             _record(ledger, connection, claim.delivery.delivery_id, transaction_uid)
@@ -119,25 +132,25 @@ def retry(ledger: Ledger, claim: DeliveryClaim, reason: str, delay_s: float) -> 
     """Give the delivery back, to be tried again after `delay_s`; who counts the attempts is the sender."""
     later = ledger.clock() + delay_s
     values = {"lease_until": None, "next_at": later, "submit_after": later, "submissions": 0, "reason": reason}
-    return _move(ledger, _held(claim), values)
+    return move(ledger, held(claim), values)
 
 
 def fail(ledger: Ledger, claim: DeliveryClaim, reason: str) -> bool:
     """End the delivery: the destination will not have it; `reason` is for a technologist."""
-    return _move(ledger, _held(claim), _ended(ledger, DeliveryState.FAILED, reason))
+    return move(ledger, held(claim), ended(ledger, DeliveryState.FAILED, reason))
 
 
 def accepted(ledger: Ledger, delivery_id: str, proof: str) -> bool:
     """End a SENT delivery whose destination does not commit, with the proof there is."""
-    values = _ended(ledger, DeliveryState.ACCEPTED, None) | {"proof": proof}
-    return _move(ledger, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == SENT), values)
+    values = ended(ledger, DeliveryState.ACCEPTED, None) | {"proof": proof}
+    return move(ledger, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == SENT), values)
 
 
 def give_up(ledger: Ledger, delivery_id: str, reason: str) -> bool:
     """End a delivery nobody is sending: its attempts are spent, or the archive never answered."""
     now = ledger.clock()
-    live = (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state.in_([PENDING, SENT]), _free(now))
-    return _move(ledger, live, _ended(ledger, DeliveryState.FAILED, reason) | {"fence": DELIVERIES.c.fence + 1})
+    live = (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state.in_([PENDING, SENT]), is_free(now))
+    return move(ledger, live, ended(ledger, DeliveryState.FAILED, reason) | {"fence": DELIVERIES.c.fence + 1})
 
 
 def asked(ledger: Ledger, delivery_id: str, transaction_uid: str) -> bool:
@@ -145,7 +158,7 @@ def asked(ledger: Ledger, delivery_id: str, transaction_uid: str) -> bool:
     now = ledger.clock()
     with ledger.writing() as connection:
         mine = (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state.in_([PENDING, SENT]))
-        if not _move_in(connection, mine, {"checked_at": now}):
+        if not move_in(connection, mine, {"checked_at": now}):
             return False
         _record(ledger, connection, delivery_id, transaction_uid)
     return True
@@ -170,8 +183,8 @@ def report(ledger: Ledger, transaction_uid: str, committed: set[str], failed: Ma
         connection.execute(done.values(committed_at=now, failure=None, sent_at=sa.func.coalesce(DELIVERY_OBJECTS.c.sent_at, now)))
         rest = connection.execute(sa.select(DELIVERY_OBJECTS).where(*waiting).order_by(DELIVERY_OBJECTS.c.position)).all()
         if not rest:
-            values = _ended(ledger, DeliveryState.COMMITTED, None) | {"fence": DELIVERIES.c.fence + 1}
-            _move_in(connection, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state != DeliveryState.COMMITTED), values)
+            values = ended(ledger, DeliveryState.COMMITTED, None) | {"fence": DELIVERIES.c.fence + 1}
+            move_in(connection, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state != DeliveryState.COMMITTED), values)
             return True
         lost = [row.sop_instance_uid for row in rest if row.sent_at is not None and row.sent_at <= asked_at]
         if lost:
@@ -191,7 +204,7 @@ def waiting_for_commitment(ledger: Ledger, now: float, timeout_s: Mapping[str, f
 def checked(ledger: Ledger, delivery: Delivery, before: float) -> bool:
     """Take the next look after a SENT delivery for oneself; False: another process did."""
     mine = (DELIVERIES.c.delivery_id == delivery.delivery_id, DELIVERIES.c.state == SENT, DELIVERIES.c.checked_at <= before)
-    return _move(ledger, mine, {"checked_at": ledger.clock()})
+    return move(ledger, mine, {"checked_at": ledger.clock()})
 
 
 def transactions(ledger: Ledger, delivery_id: str) -> list[str]:
@@ -202,15 +215,16 @@ def transactions(ledger: Ledger, delivery_id: str) -> list[str]:
 
 
 def lost_senders(ledger: Ledger, now: float) -> list[Delivery]:
-    """Free deliveries whose sender died or hung (its lease has ended) and give them; they are due at once."""
+    """Free deliveries whose worker died or hung (its lease has ended) and give them; they are due at once."""
     late = sa.select(DELIVERIES).where(DELIVERIES.c.state == PENDING, DELIVERIES.c.lease_until <= now)
     freed = []
     with ledger.reading() as connection:
         rows = connection.execute(late).all()
     for row in rows:
         same = (DELIVERIES.c.delivery_id == row.delivery_id, DELIVERIES.c.fence == row.fence, DELIVERIES.c.lease_until <= now)
-        values = {"lease_until": None, "next_at": now, "submit_after": now, "reason": "the sender was lost or hung; sent again"}
-        if _move(ledger, same, values):
+        what = "the sender was lost or hung; sent again" if row.wants_profile is None else "the worker was lost or hung; written again"
+        values = {"lease_until": None, "next_at": now, "submit_after": now, "reason": what}
+        if move(ledger, same, values):
             freed.append(get(ledger, row.delivery_id))
     return freed
 
@@ -231,7 +245,7 @@ def _unsend(connection: Connection, delivery_id: str, lost: Mapping[str, int | N
         "submissions": 0,
         "reason": f"the archive did not commit {len(lost)} of its objects; sent again",
     }
-    if not _move_in(connection, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == SENT), values):
+    if not move_in(connection, (DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.state == SENT), values):
         return
     for uid, failure in lost.items():
         one = sa.update(DELIVERY_OBJECTS).where(DELIVERY_OBJECTS.c.delivery_id == delivery_id, DELIVERY_OBJECTS.c.sop_instance_uid == uid)
@@ -272,38 +286,46 @@ def _all(connection: Connection, rows: Sequence[Row[Any]]) -> list[Delivery]:
             job_id=row.job_id,
             generation=row.generation,
             destination=row.destination,
+            profile=row.profile,
             state=DeliveryState(row.state),
             attempt=row.attempt,
             fence=row.fence,
             sent=tuple(sent[row.delivery_id]),
             transaction_uid=asked.get(row.delivery_id),
             reason=row.reason,
+            wants_profile=row.wants_profile,
+            refusals=tuple(row.refusals or ()),
         )
         for row in rows
     ]
 
 
-def _limit_s(ledger: Ledger) -> float:
-    return float(ledger.limits.time_limit_s.get(Stage.DELIVER, 900.0))
+def _limit_s(ledger: Ledger, stage: Stage) -> float:
+    return float(ledger.limits.time_limit_s.get(stage, 900.0))
 
 
-def _free(now: float) -> sa.ColumnElement[bool]:
+def is_free(now: float) -> sa.ColumnElement[bool]:
+    """Tell that nobody has the delivery."""
     return sa.or_(DELIVERIES.c.lease_until.is_(None), DELIVERIES.c.lease_until <= now)
 
 
-def _held(claim: DeliveryClaim) -> tuple[sa.ColumnElement[bool], ...]:
+def held(claim: DeliveryClaim) -> tuple[sa.ColumnElement[bool], ...]:
+    """Tell that the claim still holds."""
     mine = DELIVERIES.c.delivery_id == claim.delivery.delivery_id
     return (mine, DELIVERIES.c.state == PENDING, DELIVERIES.c.fence == claim.fence)
 
 
-def _ended(ledger: Ledger, state: DeliveryState, reason: str | None) -> dict[str, Any]:
-    return {"state": state, "ended_at": ledger.clock(), "lease_until": None, "reason": reason}
+def ended(ledger: Ledger, state: DeliveryState, reason: str | None) -> dict[str, Any]:
+    """Give a delivery at its end."""
+    return {"state": state, "ended_at": ledger.clock(), "lease_until": None, "reason": reason, "wants_profile": None}
 
 
-def _move(ledger: Ledger, where: tuple[sa.ColumnElement[bool], ...], values: Mapping[str, Any]) -> bool:
+def move(ledger: Ledger, where: tuple[sa.ColumnElement[bool], ...], values: Mapping[str, Any]) -> bool:
+    """Move one delivery; False: it was not there any more."""
     with ledger.writing() as connection:
-        return _move_in(connection, where, values)
+        return move_in(connection, where, values)
 
 
-def _move_in(connection: Connection, where: tuple[sa.ColumnElement[bool], ...], values: Mapping[str, Any]) -> bool:
+def move_in(connection: Connection, where: tuple[sa.ColumnElement[bool], ...], values: Mapping[str, Any]) -> bool:
+    """Move one delivery inside the caller's transaction."""
     return connection.execute(sa.update(DELIVERIES).where(*where).values(values)).rowcount == 1

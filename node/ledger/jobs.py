@@ -7,16 +7,16 @@ refused (False) once somebody else has had the job. A refused move means: stop, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from node.ledger import Ledger
-from node.ledger.schema import DELIVERIES, DELIVERY_OBJECTS, JOBS, PARCEL_OBJECTS, PARCELS, STAGE_TIMES
-from node.study import DeliveryState, Job, JobState, Mode, Parcel, ParcelObject, Stage
+from node.ledger import Ledger, parcels
+from node.ledger.schema import DELIVERIES, JOBS, STAGE_TIMES
+from node.study import DeliveryState, Job, JobState, Mode, Parcel, Stage
 
 # After an advance the worker itself sends the next message; the sweep sends it only when none came.
 SUBMIT_GRACE_S = 2.0
@@ -138,59 +138,26 @@ def cancel(ledger: Ledger, job_id: str, reason: str) -> bool:
         return _moved(connection, sa.update(JOBS).where(JOBS.c.job_id == job_id, live).values(values))
 
 
-def written(ledger: Ledger, claim: Claim, parcel: Parcel, destinations: Sequence[str]) -> bool:
-    """Store the parcel and one PENDING delivery a destination (shadow: none); the first one wins, for good."""
+def written(ledger: Ledger, claim: Claim, results: Sequence[Parcel], destinations: Mapping[str, str]) -> bool:
+    """Store the parcels and one PENDING delivery a destination (shadow: none); the first ones win, for good.
+
+    destinations  peer's name -> profile of its parcel
+    """
     now = ledger.clock()
     with ledger.writing() as connection:
         if not _end_in(connection, claim, _ended(now, JobState.WRITTEN, None), "done", now):
             return False
-        identity = {"job_id": claim.job.job_id, "generation": claim.job.generation}
-        connection.execute(
-            sa.insert(PARCELS).values(
-                **identity,
-                study_instance_uid=parcel.study_instance_uid,
-                profile_digest=parcel.profile_digest,
-                summary=parcel.summary,
-                written_at=now,
-            )
-        )
-        rows = [identity | {"position": position, **_columns(entry)} for position, entry in enumerate(parcel.objects)]
-        if rows:
-            connection.execute(sa.insert(PARCEL_OBJECTS), rows)
+        stored = {entry.profile: parcels.keep_in(ledger, connection, entry) for entry in results}
         if claim.job.mode is Mode.LIVE:
-            for destination in destinations:
-                _open_delivery(connection, identity | {"destination": destination}, parcel, now)
+            for destination, profile in destinations.items():
+                _open_delivery(connection, destination, stored[profile], now)
     return True
 
 
-def parcel(ledger: Ledger, job_id: str, generation: int | None = None) -> Parcel | None:
-    """Give the stored parcel: of that generation, or the newest; None where none was written."""
+def parcel(ledger: Ledger, job_id: str, generation: int | None = None, profile: str | None = None) -> Parcel | None:
+    """Give the stored parcel of that profile, without one the first that was written; of that generation, or the newest."""
     with ledger.reading() as connection:
-        return parcel_in(connection, job_id, generation)
-
-
-def parcel_in(connection: Connection, job_id: str, generation: int | None = None) -> Parcel | None:
-    """Give the stored parcel as this transaction sees it."""
-    found = sa.select(PARCELS).where(PARCELS.c.job_id == job_id).order_by(PARCELS.c.generation.desc()).limit(1)
-    if generation is not None:
-        found = found.where(PARCELS.c.generation == generation)
-    row = connection.execute(found).one_or_none()
-    if row is None:
-        return None
-    inside = sa.select(PARCEL_OBJECTS).where(PARCEL_OBJECTS.c.job_id == job_id, PARCEL_OBJECTS.c.generation == row.generation)
-    names = list(ParcelObject.__dataclass_fields__)
-    objects = tuple(
-        ParcelObject(**{name: entry[name] for name in names})
-        for entry in connection.execute(inside.order_by(PARCEL_OBJECTS.c.position)).mappings()
-    )
-    return Parcel(
-        job_id=job_id,
-        generation=row.generation,
-        study_instance_uid=row.study_instance_uid,
-        profile_digest=row.profile_digest,
-        summary=row.summary,
-        objects=objects,
-    )
+        return parcels.get_in(connection, job_id, generation, profile)
 
 
 def expired(ledger: Ledger) -> list[Job]:
@@ -307,16 +274,15 @@ def _moved(connection: Connection, statement: sa.Update) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
-def _columns(entry: ParcelObject) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in ParcelObject.__dataclass_fields__}
-
-
-def _open_delivery(connection: Connection, key: dict[str, Any], parcel: Parcel, now: float) -> None:
-    identity = delivery_id(key["job_id"], key["generation"], key["destination"])
+def _open_delivery(connection: Connection, destination: str, parcel: Parcel, now: float) -> None:
+    identity = delivery_id(parcel.job_id, parcel.generation, destination)
     connection.execute(
         sa.insert(DELIVERIES).values(
-            **key,
             delivery_id=identity,
+            job_id=parcel.job_id,
+            generation=parcel.generation,
+            destination=destination,
+            profile=parcel.profile,
             state=DeliveryState.PENDING,
             attempt=0,
             fence=0,
@@ -326,9 +292,4 @@ def _open_delivery(connection: Connection, key: dict[str, Any], parcel: Parcel, 
             submissions=0,
         )
     )
-    rows = [
-        {"delivery_id": identity, "sop_instance_uid": entry.sop_instance_uid, "position": position}
-        for position, entry in enumerate(parcel.objects)
-    ]
-    if rows:
-        connection.execute(sa.insert(DELIVERY_OBJECTS), rows)
+    parcels.list_in(connection, identity, parcel)

@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from node.ledger.schema import DELIVERIES, DELIVERY_OBJECTS, INSTANCES, JOB_SERIES, JOBS, PARCEL_OBJECTS, PARCELS
+from node.ledger import lineage
+from node.ledger.schema import DELIVERIES, DELIVERY_OBJECTS, INSTANCES, JOB_SERIES, JOBS, PARCELS
 from node.study import DeliveryState, JobPlan, JobState, Plan, Stage
 
 AHEAD = "images arrived while it was prepared ahead of the proof"
@@ -29,7 +30,7 @@ def write(connection: Connection, number: int, plan: Plan, now: float) -> int:
     for job in plan.jobs:
         row = there.get(job.job_id)
         if row is None:
-            _create(connection, job, {"revision": number, "predecessor": _predecessor(connection, job, number, plan)}, now)
+            _create(connection, job, {"revision": number, "predecessor": lineage.replaced(connection, job, number, plan)}, now)
             _link_series(connection, job, series_of)
             continue
         done += row.state == JobState.WRITTEN
@@ -38,11 +39,11 @@ def write(connection: Connection, number: int, plan: Plan, now: float) -> int:
             relink |= _remembered(job)
             _link_series(connection, job, series_of)
         if row.provisional:
-            relink |= _confirmed(job, row, now) | {"predecessor": _predecessor(connection, job, number, plan)}
+            relink |= _confirmed(job, row, now) | {"predecessor": lineage.replaced(connection, job, number, plan)}
         if row.state in _GONE:
             relink |= _revive(connection, row, now)
             if relink["state"] == JobState.QUEUED:
-                relink |= {"predecessor": _predecessor(connection, job, number, plan)}
+                relink |= {"predecessor": lineage.replaced(connection, job, number, plan)}
         connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job.job_id).values(relink))
     return done
 
@@ -158,7 +159,7 @@ def _confirmed(job: JobPlan, row: Row[Any], now: float) -> dict[str, Any]:
 def _revive(connection: Connection, row: Row[Any], now: float) -> dict[str, Any]:
     """Bring back a job that was replaced and is asked for again: its parcel where there is one, else its work."""
     parcel = (PARCELS.c.job_id == row.job_id, PARCELS.c.generation == row.generation)
-    if connection.execute(sa.select(PARCELS.c.job_id).where(*parcel)).one_or_none() is None:
+    if connection.execute(sa.select(PARCELS.c.job_id).where(*parcel).limit(1)).first() is None:
         return _fresh(now)
     sent = sa.exists().where(DELIVERY_OBJECTS.c.delivery_id == DELIVERIES.c.delivery_id, DELIVERY_OBJECTS.c.sent_at.is_not(None))
     stopped = sa.update(DELIVERIES).where(
@@ -170,41 +171,3 @@ def _revive(connection: Connection, row: Row[Any], now: float) -> dict[str, Any]
     again = {"state": DeliveryState.PENDING, "next_at": now, "submit_after": now, "submissions": 0, "ended_at": None, "reason": None}
     connection.execute(stopped.values(again))
     return {"state": JobState.WRITTEN, "reason": None}
-
-
-def _predecessor(connection: Connection, job: JobPlan, number: int, plan: Plan) -> dict[str, Any] | None:
-    """Give the newest report of the same model on this study that somebody has, or is just getting; None without one.
-
-    It is looked up once and kept in the job's row: what was sent later must not change what compose writes.
-    """
-    delivered = sa.select(DELIVERIES.c.delivery_id).where(
-        DELIVERIES.c.job_id == JOBS.c.job_id,
-        DELIVERIES.c.generation == JOBS.c.generation,
-        # FAILED counts where the report itself got through.
-        sa.or_(
-            DELIVERIES.c.state != DeliveryState.FAILED,
-            sa.exists().where(
-                DELIVERY_OBJECTS.c.delivery_id == DELIVERIES.c.delivery_id,
-                DELIVERY_OBJECTS.c.sop_instance_uid == PARCEL_OBJECTS.c.sop_instance_uid,
-                DELIVERY_OBJECTS.c.sent_at.is_not(None),
-            ),
-        ),
-    )
-    mine = (JOBS.c.study_instance_uid == job.study_instance_uid, JOBS.c.model == job.model, JOBS.c.state == JobState.WRITTEN)
-    report = (PARCEL_OBJECTS.c.job_id == JOBS.c.job_id, PARCEL_OBJECTS.c.generation == JOBS.c.generation, PARCEL_OBJECTS.c.kind == "sr")
-    found = connection.execute(
-        sa.select(JOBS.c.revision, PARCEL_OBJECTS)
-        .join(PARCEL_OBJECTS, sa.and_(*report))
-        .where(*mine, JOBS.c.job_id.not_in([entry.job_id for entry in plan.jobs]), sa.exists(delivered))
-        .order_by(JOBS.c.revision.desc(), JOBS.c.created_at.desc(), JOBS.c.job_id)
-        .limit(1)
-    ).one_or_none()
-    if found is None:
-        return None
-    return {
-        "revision": number,
-        "of_revision": found.revision,
-        "sop_class_uid": found.sop_class_uid,
-        "sop_instance_uid": found.sop_instance_uid,
-        "series_instance_uid": found.series_instance_uid,
-    }

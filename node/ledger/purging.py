@@ -116,7 +116,8 @@ def _end(connection: Connection, study_uid: str, word: tuple[str, str], now: flo
     connection.execute(jobs.values(cancelled))
     of_study = DELIVERIES.c.job_id.in_(sa.select(JOBS.c.job_id).where(JOBS.c.study_instance_uid == study_uid))
     sends = sa.update(DELIVERIES).where(of_study, DELIVERIES.c.state.in_(OPEN_DELIVERIES))
-    connection.execute(sends.values(ended | {"state": DeliveryState.FAILED, "fence": DELIVERIES.c.fence + 1, "lease_until": None}))
+    failed = {"state": DeliveryState.FAILED, "fence": DELIVERIES.c.fence + 1, "lease_until": None, "wants_profile": None}
+    connection.execute(sends.values(ended | failed))
 
 
 def forget(ledger: Ledger, holding: Holding, patient_id: str) -> bool:

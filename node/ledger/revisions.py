@@ -196,9 +196,11 @@ def _supersede_jobs(connection: Connection, *which: sa.ColumnElement[bool], numb
     late = f"revision {number} of the study replaces it: images arrived late"
     same_parcel = (DELIVERIES.c.job_id == JOBS.c.job_id, DELIVERIES.c.generation == JOBS.c.generation)
     started = sa.exists().where(DELIVERY_OBJECTS.c.delivery_id == DELIVERIES.c.delivery_id, DELIVERY_OBJECTS.c.sent_at.is_not(None))
+    # One that is being written in another profile is sent nowhere yet.
+    sending = sa.and_(DELIVERIES.c.lease_until > now, DELIVERIES.c.wants_profile.is_(None))
     out = sa.exists().where(
         *same_parcel,
-        sa.or_(DELIVERIES.c.state != DeliveryState.PENDING, DELIVERIES.c.lease_until > now, started),
+        sa.or_(DELIVERIES.c.state != DeliveryState.PENDING, sending, started),
     )
     unsent = sa.and_(JOBS.c.state == JobState.WRITTEN, sa.exists().where(*same_parcel), ~out)
     rows = connection.execute(sa.select(JOBS).where(*which, sa.or_(JOBS.c.state.in_(_LIVE), unsent))).all()
@@ -209,9 +211,8 @@ def _supersede_jobs(connection: Connection, *which: sa.ColumnElement[bool], numb
         if connection.execute(sa.update(JOBS).where(*same).values(values)).rowcount != 1:
             continue
         pending = sa.update(DELIVERIES).where(DELIVERIES.c.job_id == row.job_id, DELIVERIES.c.state == DeliveryState.PENDING)
-        connection.execute(
-            pending.values(state=DeliveryState.FAILED, fence=DELIVERIES.c.fence + 1, ended_at=now, lease_until=None, reason=reason)
-        )
+        stopped = {"state": DeliveryState.FAILED, "ended_at": now, "lease_until": None, "wants_profile": None, "reason": reason}
+        connection.execute(pending.values(stopped | {"fence": DELIVERIES.c.fence + 1}))
         _supersede_revision(connection, row.study_instance_uid, row.revision, number, now)
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
     true,
 )
 
-VERSION = 2
+VERSION = 3
 METADATA = MetaData()
 
 META = Table("meta", METADATA, Column("key", String(32), primary_key=True), Column("value", String(255), nullable=False))
@@ -151,7 +151,7 @@ JOBS = Table(
     Column("reason", Text),
     # Planned on a hint that the study is whole: prepared, and no further before the proof.
     Column("provisional", Boolean, nullable=False, default=False),
-    # The report of the same model on an earlier revision that somebody has: written down once, so that compose is repeatable.
+    # The reports of the same model on earlier revisions that the destinations have: written down once, so that compose is repeatable.
     Column("predecessor", JSON(none_as_null=True)),
     # Whose results they are, as asked of the archive just before the first compose (node/demographics.py); first write wins.
     Column("patient", JSON(none_as_null=True)),
@@ -192,6 +192,8 @@ PARCELS = Table(
     METADATA,
     Column("job_id", String(64), primary_key=True),
     Column("generation", Integer, primary_key=True),
+    # The viewer profile's name; its digest says what it was when the parcel was written.
+    Column("profile", String(32), primary_key=True),
     Column("study_instance_uid", String(64), nullable=False),
     Column("profile_digest", String(64), nullable=False),
     Column("summary", Text, nullable=False),
@@ -204,6 +206,7 @@ PARCEL_OBJECTS = Table(
     METADATA,
     Column("job_id", String(64), primary_key=True),
     Column("generation", Integer, primary_key=True),
+    Column("profile", String(32), primary_key=True),
     Column("position", Integer, primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("sop_class_uid", String(64), nullable=False),
@@ -212,7 +215,7 @@ PARCEL_OBJECTS = Table(
     Column("transfer_syntax_uid", String(64), nullable=False),
     Column("path", String(255), nullable=False),
     Column("sha256", String(64), nullable=False),
-    ForeignKeyConstraint(["job_id", "generation"], ["parcels.job_id", "parcels.generation"]),
+    ForeignKeyConstraint(["job_id", "generation", "profile"], ["parcels.job_id", "parcels.generation", "parcels.profile"]),
 )
 
 DELIVERIES = Table(
@@ -222,6 +225,11 @@ DELIVERIES = Table(
     Column("job_id", String(64), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("destination", String(32), nullable=False),
+    # Of the parcel that is sent; the one to be written instead, where the destination refuses it: nothing is sent meanwhile.
+    Column("profile", String(32), nullable=False),
+    Column("wants_profile", String(32)),
+    # Each refusal of a parcel's class: profile, to, reason, at.
+    Column("refusals", JSON(none_as_null=True)),
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("fence", Integer, nullable=False),
@@ -238,7 +246,7 @@ DELIVERIES = Table(
     Column("proof", Text),
     Column("reason", Text),
     UniqueConstraint("job_id", "generation", "destination"),
-    ForeignKeyConstraint(["job_id", "generation"], ["parcels.job_id", "parcels.generation"]),
+    ForeignKeyConstraint(["job_id", "generation", "profile"], ["parcels.job_id", "parcels.generation", "parcels.profile"]),
     Index("deliveries_to_submit", "state", "submit_after"),
     Index("deliveries_by_end", "state", "ended_at"),
 )

@@ -72,12 +72,19 @@ def _show_job(console: Console, job: Mapping[str, Any]) -> None:
     if job["provisional"]:
         console.print("    prepared ahead on one count of the archive's; it goes on when a second one proves the study whole")
     if job["predecessor"]:
-        console.print(f"    revision {job['predecessor']['revision']} replaces {job['predecessor']['of_revision']}")
+        console.print(f"    revision {job['predecessor']['revision']} replaces {job['predecessor']['newest']['of_revision']}")
     if job["patient"]:
         console.print(f"    patient: {escape(job['patient'])}")
     for entry in job["deliveries"]:
         sent = "" if entry["sent_at"] is None else f" {entry['sent_at'] - entry['created_at']:.1f} s after it was written"
-        console.print(f"    to {entry['destination']}: {_state(entry)}, {entry['sent']} of {entry['objects']} objects sent{sent}")
+        how = f"{entry['sent']} of {entry['objects']} objects sent{sent}, as {entry['profile']}"
+        console.print(f"    to {entry['destination']}: {_state(entry)}, {how}{_wanted(entry)}")
+        for refusal in entry["refusals"]:
+            console.print(f"      refused as {refusal['profile']}, so as {refusal['to']}: {escape(refusal['reason'])}")
+
+
+def _wanted(delivery: Mapping[str, Any]) -> str:
+    return f"; being written as {delivery['wants_profile']}" if delivery["wants_profile"] else ""
 
 
 def stage_seconds(study: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

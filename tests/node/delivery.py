@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from node.ledger import Ledger, deliveries, instances, jobs
 from node.ledger.deliveries import DeliveryClaim
 from node.ledger.schema import DELIVERIES
 from node.settings import NodeSection, Peer, Settings
-from node.study import Delivery, Parcel, ParcelObject
+from node.study import Delivery, Job, Parcel, ParcelObject
 from tests.node.archive_files import image, write
 from tests.node.work import at_compose, job_plan, planned, slices
 
@@ -34,7 +35,7 @@ def peer_at(port: int, **changes: Any) -> Peer:
     return Peer(**{"name": "archive", "ae_title": "PACS", "host": "127.0.0.1", "port": port} | changes)
 
 
-def written(ledger: Ledger, *destinations: str, job_id: str = "job-1") -> Parcel:
+def written(ledger: Ledger, *destinations: str, job_id: str = "job-1", profile: str = "ohif") -> Parcel:
     """Bring a job to WRITTEN with a parcel of two files, a SEG and an SR class, and its deliveries."""
     study_uid = f"1.2.3.{int.from_bytes(job_id.encode(), 'big')}"
     stack = slices(3, study=study_uid, series=f"{study_uid}.1")
@@ -42,10 +43,18 @@ def written(ledger: Ledger, *destinations: str, job_id: str = "job-1") -> Parcel
     inputs = [entry.sop_instance_uid for entry in stack]
     planned(ledger, job_plan(job_id, inputs, study_instance_uid=study_uid, destinations=destinations or ("archive",)), study=study_uid)
     job = jobs.get(ledger, job_id)
+    parcel = with_files(ledger, job, profile, (("seg", SEG), ("sr", SR)))
+    assert jobs.written(ledger, at_compose(ledger, job), [parcel], dict.fromkeys(job.destinations, profile))
+    return parcel
+
+
+def with_files(ledger: Ledger, job: Job, profile: str, kinds: Sequence[tuple[str, str]]) -> Parcel:
+    """Make a job's parcel in a profile: a file of each kind and class, each profile's with UIDs of its own."""
     objects = []
-    for number, (kind, sop_class) in enumerate((("seg", SEG), ("sr", SR)), start=1):
-        dataset = image(job.study_instance_uid, f"{job.study_instance_uid}.{number}", sop_class=sop_class)
-        path = Path("parcels") / job_id / f"{kind}.dcm"
+    for number, (kind, sop_class) in enumerate(kinds, start=1):
+        own = int.from_bytes(profile.encode(), "big")
+        dataset = image(job.study_instance_uid, f"{job.study_instance_uid}.{own}.{number}", sop_class=sop_class)
+        path = Path("parcels") / job.job_id / profile / f"{kind}.dcm"
         content = write(dataset, ledger.data_dir / path).read_bytes()
         objects.append(
             ParcelObject(
@@ -58,16 +67,15 @@ def written(ledger: Ledger, *destinations: str, job_id: str = "job-1") -> Parcel
                 sha256=hashlib.sha256(content).hexdigest(),
             )
         )
-    parcel = Parcel(
-        job_id=job_id,
+    return Parcel(
+        job_id=job.job_id,
         generation=job.generation,
         study_instance_uid=job.study_instance_uid,
+        profile=profile,
         profile_digest="p",
         summary="1 nodule",
         objects=tuple(objects),
     )
-    assert jobs.written(ledger, at_compose(ledger, job), parcel, job.destinations)
-    return parcel
 
 
 def claim_of(ledger: Ledger, parcel: Parcel, destination: str = "archive") -> DeliveryClaim:

@@ -75,7 +75,7 @@ class Site:
             if job.stage is Stage.INFER:
                 self.analysed.append(sum(len(uids) for uids in job.inputs.values()))
             if job.stage is Stage.COMPOSE:
-                assert jobs.written(self.ledger, claim, parcel(job), job.destinations)
+                assert jobs.written(self.ledger, claim, [parcel(job)], dict.fromkeys(job.destinations, "ohif"))
             else:
                 assert jobs.advance(self.ledger, claim, NEXT[job.stage])
         return done
@@ -107,6 +107,7 @@ def parcel(job: Job) -> Parcel:
         job_id=job.job_id,
         generation=job.generation,
         study_instance_uid=job.study_instance_uid,
+        profile="ohif",
         profile_digest="p",
         summary="s",
         objects=(report,),

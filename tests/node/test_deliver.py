@@ -137,7 +137,7 @@ def test_out_of_resources_is_tried_again_until_the_attempts_are_spent(ledger: Le
     assert "A700" in (failed.reason or "")
 
 
-@pytest.mark.parametrize("status", [0xA900, 0xA9FF, 0xC000, 0xC123, 0x0122, 0x0124])
+@pytest.mark.parametrize("status", [0xA900, 0xA9FF, 0xC000, 0xC123, 0x0124])
 def test_a_refusal_fails_at_once_with_its_status(ledger: Ledger, archive: Archive, status: int) -> None:
     """The peer will not have it: FAILED after one try, the status in the reason, the second object not sent."""
     archive.faults = Faults(fail_stores=1, fail_status=status)
@@ -159,9 +159,9 @@ def test_an_instance_the_archive_already_has_counts_as_stored(ledger: Ledger, ar
 
 @pytest.mark.parametrize("refused", [{SEG}, {SR}, {SEG, SR}])
 def test_a_rejected_class_fails_before_anything_is_sent(ledger: Ledger, archive: Archive, refused: set[str]) -> None:
-    """The reason names the SOP class in words and number, and who can change it; half a parcel is never sent."""
+    """Of a profile without a fallback: the reason names the SOP class in words and number, and who can change it."""
     archive.faults = Faults(refused_classes=frozenset(refused))
-    parcel = written(ledger)
+    parcel = written(ledger, profile="basic")
     send(ledger, parcel, archive)
     failed = state_of(ledger, parcel)
     assert failed.state is DeliveryState.FAILED

@@ -69,7 +69,7 @@ def analysed(ledger: Ledger, uid: str, end: DeliveryState | None) -> None:
     if end is None:
         assert jobs.fail(ledger, held, "no")
         return
-    assert jobs.written(ledger, held, work.parcel_of(job), ("archive",))
+    assert jobs.written(ledger, held, [work.parcel_of(job)], {"archive": "ohif"})
     name = delivery_id(job.job_id, 1, "archive")
     claim = deliveries.claim(ledger, name, 8)
     assert claim

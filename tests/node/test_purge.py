@@ -52,7 +52,7 @@ def analysed(ledger: Ledger, settings: Settings) -> list[Path]:
     work.planned(ledger, work.job_plan("job-1", [entry.sop_instance_uid for entry in stack]))
     held = work.at_compose(ledger, jobs.get(ledger, "job-1"))
     assert holds.note_patient(ledger, held, {"said": "the archive", "use": SECRETS | {"PatientID": "PID-NEW"}})
-    assert jobs.written(ledger, held, work.parcel_of(held.job), ("archive",))
+    assert jobs.written(ledger, held, [work.parcel_of(held.job)], {"archive": "ohif"})
     (delivery,) = deliveries.of_job(ledger, "job-1", 1)
     claim = deliveries.claim(ledger, delivery.delivery_id, 8)
     assert claim

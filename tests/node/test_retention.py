@@ -80,7 +80,7 @@ def test_images_are_kept_while_anything_is_left_to_do(settings: Settings, ledger
     swept(settings, ledger, clock, 30)
     assert there(ledger, stack) == 3
     job = jobs.get(ledger, "job-1")
-    assert jobs.written(ledger, work.at_compose(ledger, job), work.parcel_of(job), ("archive",))
+    assert jobs.written(ledger, work.at_compose(ledger, job), [work.parcel_of(job)], {"archive": "ohif"})
     swept(settings, ledger, clock, 30)
     assert there(ledger, stack) == 3
     (delivery,) = deliveries.of_job(ledger, "job-1", 1)
@@ -177,7 +177,7 @@ def test_days_count_by_how_the_work_ended(ledger: Ledger, clock: Clock, ends: st
         if ends == "failed":
             assert jobs.fail(ledger, held, "no")
         else:
-            assert jobs.written(ledger, held, work.parcel_of(held.job), ("archive",))
+            assert jobs.written(ledger, held, [work.parcel_of(held.job)], {"archive": "ohif"})
             (delivery,) = deliveries.of_job(ledger, "job-1", 1)
             claim = deliveries.claim(ledger, delivery.delivery_id, 8)
             assert claim

@@ -112,6 +112,7 @@ def parcel_of(job: Job) -> Parcel:
         job_id=job.job_id,
         generation=job.generation,
         study_instance_uid=job.study_instance_uid,
+        profile="ohif",
         profile_digest="p",
         summary="1 nodule",
         objects=objects,
@@ -132,5 +133,5 @@ def at_compose(ledger: Ledger, job: Job) -> Claim:
 def written_job(ledger: Ledger, job_id: str = "job-1", **changes: Any) -> Job:
     """Bring a job to WRITTEN with its deliveries."""
     job = queued_job(ledger, job_id, **changes)
-    assert jobs.written(ledger, at_compose(ledger, job), parcel_of(job), job.destinations)
+    assert jobs.written(ledger, at_compose(ledger, job), [parcel_of(job)], dict.fromkeys(job.destinations, "ohif"))
     return jobs.get(ledger, job_id)

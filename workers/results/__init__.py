@@ -13,13 +13,13 @@ from typing import NamedTuple
 from pydicom.dataset import Dataset
 
 from node.profiles import ORDER, Kind
-from workers.measure import measure
+from workers.measure import SegmentMeasures, measure
 from workers.results import check, failure, header, seg, sr, wording
 from workers.results.identity import profile_digest
 from workers.results.request import ComposedObject, ComposeRequest, Draft, FailureRequest
 from workers.results.segments import plan
 
-__all__ = ["ComposeRequest", "Composed", "ComposedObject", "FailureRequest", "compose", "compose_failure", "profile_digest"]
+__all__ = ["ComposeRequest", "Composed", "ComposedObject", "FailureRequest", "compose", "compose_failure", "measures", "profile_digest"]
 
 # What writes each kind: no object where the analysis has nothing for it, several where one would not do.
 WRITERS: Mapping[Kind, Callable[[Draft], Sequence[Dataset]]] = {"seg": seg.write, "sr": sr.write}
@@ -32,14 +32,20 @@ class Composed(NamedTuple):
     summary: str
 
 
-def compose(request: ComposeRequest) -> Composed:
+def measures(request: ComposeRequest) -> tuple[SegmentMeasures, ...]:
+    """Measure what is marked; of one analysis the same in every profile."""
+    return tuple(measure(request.prediction, request.volume, request.card.card))
+
+
+def compose(request: ComposeRequest, measured: Sequence[SegmentMeasures] | None = None) -> Composed:
     """Write and check the objects of one analysis; the same request always gives the same bytes.
 
+    measured  what `measures` gave; None: measured here
     Without a segment there is no SEG; an SR there always is, since nothing found is a result too.
     Raises Refused where the prediction cannot be written truly.
     """
     segments = plan(request)
-    by_key = {entry.key: entry for entry in measure(request.prediction, request.volume, request.card.card)}
+    by_key = {entry.key: entry for entry in (measures(request) if measured is None else measured)}
     draft = Draft(request=request, measured=tuple((segment, by_key[segment.key]) for segment in segments))
     objects = []
     for kind in ORDER:

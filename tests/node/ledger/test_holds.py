@@ -37,7 +37,7 @@ def test_a_stopped_job_takes_its_revision_and_the_other_jobs_with_it(ledger: Led
     stopped = jobs.get(ledger, claim.job.job_id)
     assert (stopped.state, stopped.reason) == (JobState.CANCELLED, "held: it is odd")
     assert not jobs.renew(ledger, claim, 8)
-    assert not jobs.written(ledger, claim, work.parcel_of(claim.job), ("archive",))
+    assert not jobs.written(ledger, claim, [work.parcel_of(claim.job)], {"archive": "ohif"})
     (held,) = rows.held(ledger)
     assert (held["study"], held["revision"], held["kinds"], held["reason"]) == ("1.2.3", 1, ["odd"], "it is odd")
 

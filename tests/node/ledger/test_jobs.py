@@ -53,11 +53,11 @@ def test_an_expired_lease_returns_the_job_and_the_old_worker_cannot_write(ledger
         jobs.send_back(ledger, lost, Stage.PREPARE, "x"),
         jobs.decline(ledger, lost, "x"),
         jobs.fail(ledger, lost, "x"),
-        jobs.written(ledger, lost, work.parcel_of(job), ("archive",)),
+        jobs.written(ledger, lost, [work.parcel_of(job)], {"archive": "ohif"}),
     ):
         assert move is False
     assert jobs.parcel(ledger, job.job_id) is None
-    assert jobs.written(ledger, taken, work.parcel_of(job), ("archive",))
+    assert jobs.written(ledger, taken, [work.parcel_of(job)], {"archive": "ohif"})
 
 
 def test_a_renewed_lease_does_not_expire(ledger: Ledger, clock: Clock) -> None:
@@ -160,8 +160,8 @@ def test_the_first_written_parcel_is_the_truth(ledger: Ledger) -> None:
     job = work.queued_job(ledger)
     held = work.at_compose(ledger, job)
     first = work.parcel_of(job)
-    assert jobs.written(ledger, held, first, ("archive",))
-    assert not jobs.written(ledger, held, work.parcel_of(job), ("archive",))
+    assert jobs.written(ledger, held, [first], {"archive": "ohif"})
+    assert not jobs.written(ledger, held, [work.parcel_of(job)], {"archive": "ohif"})
     assert jobs.parcel(ledger, job.job_id) == first
     assert jobs.parcel(ledger, job.job_id, 1) == first
     assert jobs.parcel(ledger, job.job_id, 2) is None
@@ -181,7 +181,7 @@ def test_a_cancelled_job_takes_its_worker_s_right_away(ledger: Ledger) -> None:
     job = work.queued_job(ledger)
     held = work.at_compose(ledger, job)
     assert jobs.cancel(ledger, job.job_id, "switched off")
-    assert not jobs.written(ledger, held, work.parcel_of(job), ("archive",))
+    assert not jobs.written(ledger, held, [work.parcel_of(job)], {"archive": "ohif"})
     assert not jobs.cancel(ledger, job.job_id, "again")
 
 

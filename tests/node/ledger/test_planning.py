@@ -36,7 +36,7 @@ def sent(ledger: Ledger, job_id: str, *, number: int) -> ParcelObject:
         work.parcel_of(job).objects[1], sop_class_uid=SR, sop_instance_uid=f"2.25.{number}", series_instance_uid=f"2.25.{number}0"
     )
     parcel = replace(work.parcel_of(job), objects=(report,))
-    assert jobs.written(ledger, work.at_compose(ledger, job), parcel, job.destinations)
+    assert jobs.written(ledger, work.at_compose(ledger, job), [parcel], dict.fromkeys(job.destinations, "ohif"))
     (delivery,) = deliveries.of_job(ledger, job_id, 1)
     held = deliveries.claim(ledger, delivery.delivery_id, 8)
     assert held
@@ -119,16 +119,17 @@ def test_a_new_revision_s_job_names_the_report_it_replaces(ledger: Ledger) -> No
     first = sent(ledger, work.queued_job(ledger).job_id, number=71)
     revise(ledger, "job-2", 4)
     told = jobs.get(ledger, "job-2").predecessor
-    assert told == {
-        "revision": 2,
+    report = {
+        "profile": "ohif",
         "of_revision": 1,
         "sop_class_uid": SR,
         "sop_instance_uid": first.sop_instance_uid,
         "series_instance_uid": first.series_instance_uid,
     }
+    assert told == {"revision": 2, "newest": report, "held": {"archive": report}}
     second = sent(ledger, "job-2", number=72)
     revise(ledger, "job-3", 5)
-    assert (jobs.get(ledger, "job-3").predecessor or {})["sop_instance_uid"] == second.sop_instance_uid
+    assert (jobs.get(ledger, "job-3").predecessor or {})["newest"]["sop_instance_uid"] == second.sop_instance_uid
     assert jobs.get(ledger, "job-2").predecessor == told
 
 
@@ -137,11 +138,12 @@ def test_a_report_that_nobody_has_is_no_predecessor(ledger: Ledger) -> None:
     first = sent(ledger, work.queued_job(ledger).job_id, number=71)
     revise(ledger, "job-2", 4)
     job = jobs.get(ledger, "job-2")
-    assert jobs.written(ledger, work.at_compose(ledger, job), work.parcel_of(job), job.destinations)
+    assert jobs.written(ledger, work.at_compose(ledger, job), [work.parcel_of(job)], dict.fromkeys(job.destinations, "ohif"))
     revise(ledger, "job-3", 5)
     assert jobs.get(ledger, "job-2").state is JobState.SUPERSEDED
     told = jobs.get(ledger, "job-3").predecessor or {}
-    assert (told["sop_instance_uid"], told["revision"], told["of_revision"]) == (first.sop_instance_uid, 3, 1)
+    newest = told["newest"]
+    assert (newest["sop_instance_uid"], told["revision"], newest["of_revision"]) == (first.sop_instance_uid, 3, 1)
 
 
 def test_another_model_s_report_is_no_predecessor(ledger: Ledger) -> None:

@@ -97,7 +97,7 @@ def _claim_all(ledger: Ledger, job_ids: list[str]) -> list[str]:
 
 
 def _write(ledger: Ledger, held: Claim) -> list[bool]:
-    return [jobs.written(ledger, held, work.parcel_of(held.job), ("archive",))]
+    return [jobs.written(ledger, held, [work.parcel_of(held.job)], {"archive": "ohif"})]
 
 
 def _take_back(ledger: Ledger) -> list[str]:

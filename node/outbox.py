@@ -1,0 +1,37 @@
+"""Which viewer profiles a job's results are written in, and whose report each replaces. Pure: the job's row and the settings decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from node.profiles import Profile
+from node.settings import Settings
+from node.study import Job, Mode
+
+
+def profiles(settings: Settings, job: Job) -> dict[str, str]:
+    """Give each destination's profile by name; a job without one, or in shadow, is written in the default profile."""
+    return {name: settings.profile_of(name).name for name in job.destinations} if job.mode is Mode.LIVE else {}
+
+
+def to_write(settings: Settings, job: Job) -> list[Profile]:
+    """Give the profiles to write the job's results in, each once, in the order of its destinations; raises Misconfigured."""
+    names = dict.fromkeys(profiles(settings, job).values())
+    return [settings.profile(name) for name in names] or [settings.profile()]
+
+
+def predecessor(settings: Settings, job: Job, profile: str) -> Mapping[str, Any] | None:
+    """Give the report that this job's in that profile replaces, or None.
+
+    It is the one that a destination of this profile has, or of one that falls back to it: of several the one in the same
+    profile, then the newest. Without one it is the newest that anybody has. The row says what each has (node/ledger/lineage.py).
+    """
+    told = job.predecessor
+    if told is None:
+        return None
+    mine = [name for name in job.destinations if profile in settings.chain_of(name)]
+    held = [told["held"][name] for name in mine if name in told["held"]]
+    same = [entry for entry in held if entry["profile"] == profile]
+    chosen = max(same or held or [told["newest"]], key=lambda entry: entry["of_revision"])
+    return {"revision": told["revision"], **chosen}
