@@ -269,12 +269,17 @@ def models_show(name: str, config: Config = None, as_json: AsJson = False) -> No
 
 @models.command("run")
 def models_run(
-    name: str, folder: Path, out: Annotated[Path, typer.Option(help="Where SEG and SR go.")], config: Config = None, as_json: AsJson = False
+    what: Annotated[tuple[str, Path], typer.Argument(metavar="NAME FOLDER", help="The model, and the images.")],
+    out: Annotated[Path, typer.Option(help="Where the objects go.")],
+    profile: Annotated[str | None, typer.Option(help="Viewer profile; default: that of the results section.")] = None,
+    config: Config = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run one model on a folder of DICOM files, without a node."""
     from overread.commands import models as command
 
-    command.run(_settings(config), name, (folder, out), as_json=as_json)
+    name, folder = what
+    command.run(_settings(config), name, command.Run(source=folder, out=out, profile=profile), as_json=as_json)
 
 
 @ledger.command("rebuild")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,18 @@ def show(settings: Settings, name: str, *, as_json: bool) -> None:
             console.print(f"  {figure}: {value}")
 
 
-def run(settings: Settings, name: str, folders: tuple[Path, Path], *, as_json: bool) -> None:
-    """Run the model on (source, out); raises Refused with routing's reasons, Unfit, BadCard."""
-    source, out = folders
-    ran = pipeline.run(_find(settings, name), source, out, settings)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What to run a model on, where its objects go, and the viewer profile they are written in (None: the default)."""
+
+    source: Path
+    out: Path
+    profile: str | None
+
+
+def run(settings: Settings, name: str, what: Run, *, as_json: bool) -> None:
+    """Run the model; raises Refused with routing's reasons, Unfit, BadCard, Misconfigured."""
+    ran = pipeline.run(_find(settings, name), what.source, what.out, settings, what.profile)
     facts: dict[str, Any] = {
         "summary": ran.summary,
         "files": [str(path) for path in ran.files],
