@@ -89,7 +89,7 @@ def settings_of(home: Path, port: int, **peers: str) -> Settings:
 
 @pytest.fixture
 def site(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """Write a job's results for two destinations: `ohif`, which the archive will refuse, and `editable`."""
+    """Write a job's results for two destinations: `ohif`, which the archive will refuse, and `orthanc-stone`."""
     monkeypatch.setattr(deliver, "OUTAGES", deliver.Outages())
     monkeypatch.setattr(tasks, "BACK_OFF_S", (0.0,))
     monkeypatch.setattr(demographics, "SILENT", deliver.Outages())
@@ -97,7 +97,7 @@ def site(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     with Archive(tmp_path / "archive", "ARCHIVE") as archive:
         archive.faults = Faults(refused_classes=frozenset({SEG}))
         kept = tasks.Site()
-        kept.settings = settings_of(tmp_path, archive.port, archive="ohif", viewer="editable")
+        kept.settings = settings_of(tmp_path, archive.port, archive="ohif", viewer="orthanc-stone")
         monkeypatch.setattr(tasks, "SITE", kept)
         ledger = kept.context.ledger
         found = folder.read(study)
@@ -115,11 +115,11 @@ def site(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def test_compose_writes_each_profile_once(site: Site) -> None:
     """Two destinations, two parcels with UIDs of their own, each delivery pointing to its own."""
     written = parcels.of_job(site.ledger, site.job_id)
-    assert sorted(entry.profile for entry in written) == ["editable", "ohif"]
+    assert sorted(entry.profile for entry in written) == ["ohif", "orthanc-stone"]
     uids = [each.sop_instance_uid for entry in written for each in entry.objects]
     assert len(set(uids)) == len(uids)
     pointing = {entry.destination: entry.profile for entry in deliveries.of_job(site.ledger, site.job_id, 1)}
-    assert pointing == {"archive": "ohif", "viewer": "editable"}
+    assert pointing == {"archive": "ohif", "viewer": "orthanc-stone"}
 
 
 def test_a_refused_result_is_written_as_basic_and_arrives(site: Site, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_writing_it_twice_gives_the_same_bytes_and_one_parcel(site: Site, monkey
 def _die_while_writing(home: str, port: int, ident: str, told: Any) -> None:
     """Recompose in a process of its own that stops when its files are on the disk, before its move."""
     site = tasks.Site()
-    site.settings = settings_of(Path(home), port, archive="ohif", viewer="editable")
+    site.settings = settings_of(Path(home), port, archive="ohif", viewer="orthanc-stone")
     tasks.SITE = site
     keep = workspace.keep_parcel
 

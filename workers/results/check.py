@@ -40,7 +40,7 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     for kind, datasets in read.items():
         for dataset in datasets:
             _check_header(request, kind, dataset)
-    marked = check_seg.verify(request, read.get("seg", []))
+    marked = check_seg.verify(request, read.get("seg", [])) if request.profile.wants("seg") else ()
     check_sr.verify(request, read["sr"][0], read.get("seg", []), marked)
 
 
