@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,16 @@ Polyline = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Diameters:
+    """The long axis of a 2-D mask and the longest chord across it: lengths, and both ends as (column, row), each (2, 2)."""
+
+    long_mm: float
+    short_mm: float
+    long_ends: Polyline
+    short_ends: Polyline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentMeasures:
     """What is known about one non-empty segment of a prediction, or about a finding that a box alone marks.
 
@@ -48,6 +58,7 @@ class SegmentMeasures:
     outline       (n, 2) float64 of (column, row) on the key slice: n >= 6, the last point repeats the first,
                   the top left corner of the image is (0, 0) and the centre of its first pixel (0.5, 0.5);
                   it runs along pixel borders around the largest part of the segment in that slice, or is the box
+    axes          where the diameters lie on the key slice, in the outline's coordinates; None where none are asked for
     Ref: PS3.3 C.18.6.1.2
     """
 
@@ -56,6 +67,7 @@ class SegmentMeasures:
     measurements: tuple[Measurement, ...]
     key_slice: int
     outline: Polyline
+    axes: Diameters | None = None
 
 
 def measure(prediction: Prediction, volume: Volume, card: Card) -> tuple[SegmentMeasures, ...]:
@@ -103,12 +115,18 @@ def _segment(key: tuple[Literal["organ", "finding"], int], part: _Part, card: Ca
     inner = key_slice(part.mask)
     plane = largest_part(part.mask[inner])
     offset = np.array([part.where[2].start, part.where[1].start], dtype=float)
+    asked, grid = _asked(card, label), part.volume.grid
+    axes = None
+    if "diameters" in asked and grid.calibrated:
+        found = diameters(plane, row_mm=grid.spacing_mm[1], column_mm=grid.spacing_mm[2])
+        axes = replace(found, long_ends=found.long_ends + offset, short_ends=found.short_ends + offset)
     return SegmentMeasures(
         key=key,
         label=label,
-        measurements=tuple(_measurements(_asked(card, label), part, plane, finding)),
+        measurements=tuple(_measurements(asked, part, axes, finding)),
         key_slice=part.where[0].start + inner,
         outline=outline(plane) + offset,
+        axes=axes,
     )
 
 
@@ -142,7 +160,7 @@ def _certainty(finding: Finding) -> Measurement:
     return Measurement(concept=CERTAINTY, value=float(round(100 * finding.score)), unit=PERCENT)
 
 
-def _measurements(asked: set[Any], part: _Part, plane: Mask, finding: Finding | None) -> list[Measurement]:
+def _measurements(asked: set[Any], part: _Part, axes: Diameters | None, finding: Finding | None) -> list[Measurement]:
     """Give the asked values; the standard deviation comes last because OHIF shows only the first five."""
     grid = part.volume.grid
     values: list[Measurement] = []
@@ -157,10 +175,9 @@ def _measurements(asked: set[Any], part: _Part, plane: Mask, finding: Finding | 
     if "hu" in asked and part.volume.unit == "HU":
         mean_hu, deviation = attenuation_hu(part.volume.array[part.where], part.mask)
         values.append(Measurement(concept=ATTENUATION, value=float(round(mean_hu)), unit=HU, derivation=MEAN))
-    if "diameters" in asked and grid.calibrated:
-        long_mm, short_mm = diameters_mm(plane, row_mm=grid.spacing_mm[1], column_mm=grid.spacing_mm[2])
-        values.append(Measurement(concept=LONG_AXIS, value=round(long_mm, 1), unit=MM))
-        values.append(Measurement(concept=SHORT_AXIS, value=round(short_mm, 1), unit=MM))
+    if axes is not None:
+        values.append(Measurement(concept=LONG_AXIS, value=round(axes.long_mm, 1), unit=MM))
+        values.append(Measurement(concept=SHORT_AXIS, value=round(axes.short_mm, 1), unit=MM))
     if "probability" in asked and finding:
         values.append(_certainty(finding))
     if deviation is not None:
@@ -184,6 +201,18 @@ def area(plane: Mask, grid: Grid) -> Measurement:
     count = np.count_nonzero(plane)
     if not grid.calibrated:
         return Measurement(concept=AREA, value=float(count), unit=PIXELS)
+    return Measurement(concept=AREA, value=round(count * grid.spacing_mm[1] * grid.spacing_mm[2], 1), unit=MM2)
+
+
+def enclosed(line: Polyline, grid: Grid) -> Measurement:
+    """Give the area inside a closed outline, where the grid is calibrated in mm2, else in pixels.
+
+    Example: the outline around 3 x 4 pixels of 0.5 x 0.5 mm encloses 3 mm2.
+    """
+    column, row = line[:-1].T
+    count = float(abs(column @ np.roll(row, -1) - row @ np.roll(column, -1))) / 2
+    if not grid.calibrated:
+        return Measurement(concept=AREA, value=count, unit=PIXELS)
     return Measurement(concept=AREA, value=round(count * grid.spacing_mm[1] * grid.spacing_mm[2], 1), unit=MM2)
 
 
@@ -267,6 +296,12 @@ def _border_steps(plane: Mask) -> dict[tuple[int, int], tuple[int, int]]:
 
 
 def diameters_mm(plane: Mask, *, row_mm: float, column_mm: float) -> tuple[float, float]:
+    """Give the lengths of the longest diameter and of the longest chord at right angles to it, see `diameters`."""
+    found = diameters(plane, row_mm=row_mm, column_mm=column_mm)
+    return found.long_mm, found.short_mm
+
+
+def diameters(plane: Mask, *, row_mm: float, column_mm: float) -> Diameters:
     """Give the longest diameter in the plane and the longest chord at right angles to it.
 
     Measured between the middles of border edges, so that n pixels in a row are n pixels long and a disc keeps its
@@ -285,7 +320,14 @@ def diameters_mm(plane: Mask, *, row_mm: float, column_mm: float) -> tuple[float
     long_mm = float(lengths[first, last])
     along = between[last, first] / long_mm
     across = np.array([-along[1], along[0]])
-    return long_mm, _longest_chord((hull - hull[first]) @ along, (hull - hull[first]) @ across)
+    place, upper, lower = _longest_chord((hull - hull[first]) @ along, (hull - hull[first]) @ across)
+    chord = hull[first] + place * along + np.array([[upper], [lower]]) * across
+    return Diameters(
+        long_mm=long_mm,
+        short_mm=upper - lower,
+        long_ends=hull[[first, last]] / (column_mm, row_mm),
+        short_ends=chord / (column_mm, row_mm),
+    )
 
 
 def _edge_middles(plane: Mask) -> Polyline:
@@ -296,10 +338,10 @@ def _edge_middles(plane: Mask) -> Polyline:
     return middles
 
 
-def _longest_chord(along: NDArray[np.float64], across: NDArray[np.float64]) -> float:
-    """Give the longest chord of a convex polygon across its long axis, which runs along 0..max.
+def _longest_chord(along: NDArray[np.float64], across: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Give the longest chord of a convex polygon across its long axis, which runs along 0..max: place, upper and lower end.
 
-    Example: a square of diagonal 10: along 0, 5, 5, 10 and across 0, 5, -5, 0 give 10.
+    Example: a square of diagonal 10: along 0, 5, 5, 10 and across 0, 5, -5, 0 give 5, 5, -5.
     """
     upper, lower = across >= -1e-9, across <= 1e-9
     places = np.unique(along)
@@ -307,4 +349,5 @@ def _longest_chord(along: NDArray[np.float64], across: NDArray[np.float64]) -> f
     for side in (upper, lower):
         order = np.argsort(along[side], kind="stable")
         heights.append(np.interp(places, along[side][order], across[side][order]))
-    return float((heights[0] - heights[1]).max())
+    where = int((heights[0] - heights[1]).argmax())
+    return float(places[where]), float(heights[0][where]), float(heights[1][where])

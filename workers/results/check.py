@@ -40,8 +40,10 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     for kind, datasets in read.items():
         for dataset in datasets:
             _check_header(request, kind, dataset)
-    marked = check_seg.verify(request, read.get("seg", [])) if request.profile.wants("seg") else ()
-    check_sr.verify(request, read["sr"][0], read.get("seg", []), marked)
+    segs = read.get("seg", [])
+    if request.profile.wants("seg"):
+        check_seg.verify(request, segs)
+    check_sr.verify(request, read["sr"][0], segs)
 
 
 def verify_failure(request: FailureRequest, entry: ComposedObject) -> None:

@@ -1,54 +1,64 @@
-"""Read an SR back: its groups, references, numbers and outlines.
+"""Read an SR back: its class, title and words, its references, and in each form its numbers and lines.
 
 Ref: PS3.16 TID 1500; docs/results.md
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 from pydicom.dataset import Dataset
 
 from node.errors import Refused
-from workers.results.check_seg import Marked
+from workers.results import check_groups, check_items
+from workers.results.check_items import children, name, walk
+from workers.results.marks import Mark, marks
 from workers.results.request import ComposeRequest
 
-REPORT, GROUP, REGION, SEGMENT, TRACKING = "126000", "125007", "111030", "121191", "112040"
-VOLUME, PROBABILITY_OF_CANCER = "118565006", "111047"
-MM3_PER_UNIT = {"mm3": 1.0, "mL": 1000.0}
-FORBIDDEN_WORDS = ("diagnos", "cornerstone")
+REPORT, TEXT, GROUP, SUMMARY, FINDING = "126000", "18748-4", "125007", "111017", "121071"
+WITH, WITHOUT = "111242", "111241"
+PROBABILITY, THRESHOLD, POSITIVE, NEGATIVE = "122157", "122411", "10828004", "260385009"
+CLASSES = {"comprehensive-3d": "1.2.840.10008.5.1.4.1.1.88.34", "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33"}
 
 
-def verify(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset], marked: Sequence[Marked]) -> None:
-    """Raise Refused unless the SR speaks of the same marks as the SEGs and keeps what viewers need."""
+def verify(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset]) -> None:
+    """Raise Refused unless the SR says what the prediction says, in the profile's form, and keeps what viewers need."""
     if (report.VerificationFlag, report.CompletionFlag, report.PreliminaryFlag) != ("UNVERIFIED", "COMPLETE", "PRELIMINARY"):
         raise Refused("the SR does not say that it is complete, preliminary and unverified")
+    if report.SOPClassUID != CLASSES[request.profile.sr_class]:
+        raise Refused("the SR is not of the class that the profile asks for")
     _check_evidence(request, report, segs)
     _check_predecessor(request, report)
-    for item in _walk(report):
-        _check_item(item)
-    groups = [item for item in _walk(report) if _name(item) == GROUP]
-    texts = [item.TextValue for item in _walk(report) if item.ValueType == "TEXT"]
-    if not any("Not verified by a physician." in text for text in texts):
-        raise Refused("the SR does not say that no physician verified it")
-    expected = bool(request.prediction.findings) or (bool(segs) and not request.card.card.finds)
-    if (_name(report) == REPORT) != expected or bool(groups) != expected:
+    check_items.verify(request, report, segs)
+    found = marks(request)
+    _check_words(request, report)
+    _check_scores(request, report)
+    _check_summary(request, report, found)
+    groups = [item for item in walk(report) if name(item) == GROUP]
+    lesions = any(mark.finding is not None for mark in found.values())
+    outlined = request.profile.sr_form != "text" and (lesions or (bool(found) and not request.card.card.finds))
+    if (name(report) == REPORT) != outlined or bool(groups) != outlined or (not outlined and name(report) != TEXT):
         raise Refused("the SR's title and its groups do not fit what was found")
-    if expected:
-        _check_pairs(request, groups, marked)
+    if outlined and request.profile.sr_form == "measurements":
+        check_groups.verify_measurements(request, groups, found, segs)
+    elif outlined:
+        check_groups.verify_editable(request, groups, found)
+    if not outlined or request.profile.sr_form == "editable":
+        _check_sentences(request, report, found)
 
 
 def _check_evidence(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset]) -> None:
     evidence = [
-        instance.ReferencedSOPInstanceUID
+        (study.StudyInstanceUID, series.SeriesInstanceUID, instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID)
         for study in report.CurrentRequestedProcedureEvidenceSequence
         for series in study.ReferencedSeriesSequence
         for instance in series.ReferencedSOPSequence
     ]
-    wanted = [dataset.SOPInstanceUID for dataset in (*request.sources, *segs)]
-    if sorted(evidence) != sorted(set(wanted)):
+    wanted = {
+        (dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPClassUID, dataset.SOPInstanceUID)
+        for dataset in (*request.sources, *segs)
+    }
+    if sorted(evidence) != sorted(wanted):
         raise Refused("the SR's evidence is not the images and the SEG")
 
 
@@ -66,94 +76,93 @@ def _check_predecessor(request: ComposeRequest, report: Dataset) -> None:
         raise Refused("the SR does not name the report that it replaces")
 
 
-def _check_item(item: Dataset) -> None:
-    """Look at one content item by itself."""
-    if item.ValueType == "NUM":
-        measured = item.MeasuredValueSequence[0]
-        value = float(measured.NumericValue)
-        exact = float(measured.get("FloatingPointValue", value))
-        if not math.isfinite(exact) or not math.isclose(value, exact, rel_tol=1e-6, abs_tol=1e-6):
-            raise Refused("a number of the SR is not a number")
-        if _name(item) == PROBABILITY_OF_CANCER:
-            raise Refused("a number of the SR is called probability of cancer, which no model here gives")
-    if item.ValueType == "TEXT":
-        text = str(item.TextValue)
-        if not text.isascii() or any(word in text.lower() for word in FORBIDDEN_WORDS):
-            raise Refused("a text of the SR holds a word or character it must not")
+def _check_words(request: ComposeRequest, report: Dataset) -> None:
+    """Look for what a reader must be told in words."""
+    texts = [str(item.TextValue) for item in walk(report) if item.ValueType == "TEXT"]
+    if not any("Not verified by a physician." in text for text in texts):
+        raise Refused("the SR does not say that no physician verified it")
+    if not any(text.endswith(request.card.card.model.intended_use) for text in texts):
+        raise Refused("the SR does not say what the model is intended for")
+    if not str(report.SeriesDescription).endswith("unverified"):
+        raise Refused("the SR's series is not called unverified")
+    if any("AI FAILED" in text for text in texts):
+        raise Refused("the SR of a result says that the analysis failed")
 
 
-def _check_pairs(request: ComposeRequest, groups: list[Dataset], marked: Sequence[Marked]) -> None:
-    """Look for exactly one volume group and one outline group for each segment, and for none besides."""
-    found: dict[tuple[str, str], list[Dataset]] = {}
-    for group in groups:
-        uids = [str(item.UID) for item in group.ContentSequence if _name(item) == TRACKING]
-        names = {_name(item) for item in group.ContentSequence}
-        if len(uids) != 1 or (SEGMENT in names) == (REGION in names):
-            raise Refused("a group of the SR has no tracking UID, or is neither numbers nor outline")
-        found.setdefault((uids[0], "A" if SEGMENT in names else "B"), []).append(group)
-    wanted = {(segment.tracking_uid, form) for segment in marked for form in "AB"}
-    if set(found) != wanted or any(len(members) != 1 for members in found.values()):
-        raise Refused("the SR has not one group of numbers and one outline for each segment")
-    for segment in marked:
-        _check_numbers(request, found[segment.tracking_uid, "A"][0], segment)
-        if _child(found[segment.tracking_uid, "B"][0], "NUM"):
-            raise Refused("an outline group of the SR holds numbers")
-        _check_outline(request, found[segment.tracking_uid, "B"][0], segment)
+def _check_scores(request: ComposeRequest, report: Dataset) -> None:
+    """Look for each label's probability, on its side of the threshold, in code and in words; no group may hold one."""
+    card = request.card.card
+    told = [item for item in walk(report) if name(item) == PROBABILITY]
+    if len(told) != len(request.prediction.scores):
+        raise Refused("the SR has not one probability for each score")
+    if any(name(item) == PROBABILITY for group in walk(report) if name(group) == GROUP for item in walk(group)):
+        raise Refused("a score of the SR stands in a group of measurements")
+    words = " ".join(str(item.TextValue) for item in walk(report) if item.ValueType == "TEXT")
+    for score in request.prediction.scores:
+        part = card.label(score.label)
+        side = "" if part.threshold is None else "above" if score.score >= part.threshold else "below"
+        said = f", {side} the operating threshold" if side else ". "
+        start = words.find(f"{part.label}: probability ")
+        if start < 0 or not words[start:].partition(" %")[2].startswith(said):
+            raise Refused("the SR does not say in words on which side of its threshold a score lies")
+        if side:
+            _check_verdict(report, (part.type.value, POSITIVE if side == "above" else NEGATIVE), (score.score, part.threshold or 0.0))
 
 
-def _check_numbers(request: ComposeRequest, group: Dataset, segment: Marked) -> None:
-    """Follow the reference to the segment and count its voxels again."""
-    seg = segment.seg
-    reference = next(item for item in group.ContentSequence if _name(item) == SEGMENT).ReferencedSOPSequence[0]
-    if reference.ReferencedSOPInstanceUID != seg.SOPInstanceUID or reference.ReferencedSOPClassUID != seg.SOPClassUID:
-        raise Refused("the SR refers to another SEG")
-    if reference.ReferencedSegmentNumber != segment.number:
-        raise Refused("a group of the SR refers to another segment than its tracking UID")
-    if any(str(item.UID) != request.sources[0].SeriesInstanceUID for item in group.ContentSequence if _name(item) == "121232"):
-        raise Refused("a group of the SR refers to another series than the images'")
-    for item in _child(group, "NUM"):
-        measured = item.MeasuredValueSequence[0]
-        factor = MM3_PER_UNIT.get(measured.MeasurementUnitsCodeSequence[0].CodeValue)
-        if _name(item) == VOLUME and factor is None:
-            raise Refused("a volume of the SR has a unit that is none")
-        if _name(item) == VOLUME and factor is not None:
-            true_mm3 = segment.voxels * request.prediction.grid.voxel_mm3
-            if abs(float(measured.NumericValue) * factor - true_mm3) > max(factor, 0.01 * true_mm3):
-                raise Refused("a volume of the SR is not that of its segment")
+def _check_verdict(report: Dataset, wanted: tuple[str, str], values: tuple[float, float]) -> None:
+    """Look for one code that says positive or negative, with probability and threshold below it."""
+    for item in walk(report):
+        if item.ValueType == "CODE" and name(item) == wanted[0] and item.ConceptCodeSequence[0].CodeValue == wanted[1]:
+            told = {name(child): check_items.number(child) for child in children(item, "NUM")}
+            probability, threshold = told.get(PROBABILITY, -1.0), told.get(THRESHOLD, -1.0)
+            near = abs(probability - 100 * values[0]) <= 0.51 and abs(threshold - 100 * values[1]) <= 1e-4
+            if near and (probability >= threshold) == (values[0] >= values[1]):
+                return
+    raise Refused("the SR does not tell a score as the model gave it")
 
 
-def _check_outline(request: ComposeRequest, group: Dataset, segment: Marked) -> None:
-    """Compare the outline with the mask on the image it was drawn on."""
-    region = next(item for item in group.ContentSequence if _name(item) == REGION)
-    points = np.array(region.GraphicData, dtype=float).reshape(-1, 2)
-    if region.GraphicType != "POLYLINE" or len(points) < 6 or not np.array_equal(points[0], points[-1]) or not np.isfinite(points).all():
-        raise Refused("an outline of the SR is not a closed line of six or more points")
-    named = region.ContentSequence[0].ReferencedSOPSequence[0]
-    image = (named.ReferencedSOPInstanceUID, named.get("ReferencedFrameNumber"))
-    places = [index for index, source in enumerate(request.sources) if (source.SOPInstanceUID, request.frame(index)) == image]
-    mask = segment.plane(places[0]) if places else None
-    if mask is None or not mask.any():
-        raise Refused("an outline of the SR lies on an image that its segment does not touch")
-    # The centre of the first pixel is (0.5, 0.5), so a mask's columns c0..c1 reach from c0 to c1 + 1. Ref: PS3.3 C.18.6.1.2
-    rows, columns = np.nonzero(mask)
-    low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
-    area = abs(np.dot(points[:-1, 0], points[1:, 1]) - np.dot(points[:-1, 1], points[1:, 0])) / 2
-    if (points.min(axis=0) < low).any() or (points.max(axis=0) > high).any() or area < 0.5:
-        raise Refused("an outline of the SR does not lie on its segment")
+def _check_summary(request: ComposeRequest, report: Dataset, found: Mapping[str, Mark]) -> None:
+    """Compare the code that says how the analysis ended with what was found."""
+    said = [item.ConceptCodeSequence[0].CodeValue for item in walk(report) if name(item) == SUMMARY]
+    card = request.card.card
+    judged = [(score.score, card.label(score.label).threshold) for score in request.prediction.scores]
+    positives = [value >= threshold for value, threshold in judged if threshold is not None]
+    lesions = any(mark.finding is not None for mark in found.values())
+    answers = (card.finds and card.output.kind != "scores") or bool(positives)
+    if said != ([WITH if lesions or any(positives) else WITHOUT] if answers else []):
+        raise Refused("the SR's code for findings or none does not fit what was found")
 
 
-def _child(item: Dataset, value_type: str) -> list[Dataset]:
-    return [child for child in item.get("ContentSequence", ()) if child.ValueType == value_type]
+def _check_sentences(request: ComposeRequest, report: Dataset, found: Mapping[str, Mark]) -> None:
+    """Look for a sentence with its numbers and its image for each finding, and for the numbers of each organ."""
+    findings = {mark.name: mark for mark in found.values() if mark.finding is not None}
+    told: dict[str, Dataset] = {}
+    for item in walk(report):
+        if item.ValueType == "TEXT" and name(item) == FINDING:
+            told[str(item.TextValue).partition(":")[0].partition(" (")[0]] = item
+    if set(told) != set(findings):
+        raise Refused("the SR does not tell each finding in words")
+    for key, item in told.items():
+        check_groups.check_numbers(request, children(item, "NUM"), findings[key])
+        place = next((check_groups.slice_of(request, image) for image in children(item, "IMAGE")), None)
+        if place is None or not findings[key].plane(place).any():
+            raise Refused("a finding of the SR names an image that it does not touch")
+    _check_organs(request, report, [mark for mark in found.values() if mark.finding is None])
 
 
-def _walk(item: Dataset) -> Iterator[Dataset]:
-    """Give every content item below the root."""
-    for child in item.get("ContentSequence", ()):
-        yield child
-        yield from _walk(child)
-
-
-def _name(item: Dataset) -> str:
-    """Give the code of an item's concept name; an item by reference has none."""
-    names = item.get("ConceptNameCodeSequence")
-    return str(names[0].get("CodeValue", "")) if names else ""
+def _check_organs(request: ComposeRequest, report: Dataset, organs: Sequence[Mark]) -> None:
+    """Compare the organs' bare numbers, which stand in the card's order, with the organs that are measured."""
+    groups = [item for item in walk(report) if item.ValueType == "CONTAINER" and name(item) == "C0034375"]
+    bare = [item for container in groups for item in children(container, "NUM") if name(item) != PROBABILITY]
+    volumes = [item for item in bare if name(item) == check_groups.VOLUME]
+    measured = [
+        mark
+        for mark in organs
+        if any(entry.label == mark.part.index and "volume" in entry.what for entry in request.card.card.measurements)
+    ]
+    if request.prediction.grid.is_projection:
+        measured = []
+    if len(volumes) != len(measured):
+        raise Refused("the SR does not tell the volume of each organ")
+    for item, mark in zip(volumes, measured, strict=True):
+        check_groups.check_numbers(request, [item], mark)

@@ -40,45 +40,49 @@ def by_tracking_uid(segs: Sequence[Dataset]) -> dict[str, Place]:
 
 def pair_of(request: ComposeRequest, segment: Segment, measures: SegmentMeasures, place: Place) -> Pair:
     """Give A and B of one segment."""
-    seg, number = place
+    seg, segment_number = place
     reference = sr.ReferencedSegment(
         sop_class_uid=seg.SOPClassUID,
         sop_instance_uid=seg.SOPInstanceUID,
-        segment_number=number,
+        segment_number=segment_number,
         source_series=sr.SourceSeriesForSegmentation(request.sources[0].SeriesInstanceUID),
     )
-    numbers = [_number(entry) for entry in measures.measurements]
+    numbers = [number(entry) for entry in measures.measurements]
     volume = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        referenced_segment=reference, measurements=numbers or None, **_shared(request, segment)
+        referenced_segment=reference, measurements=numbers or None, **shared(request, segment)
     )
-    outline = sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=_region(request, measures), **_shared(request, segment))
-    return _sided(volume, segment), _sided(outline, segment)
+    outline = sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=_region(request, measures), **shared(request, segment))
+    return sided(volume, segment), sided(outline, segment)
 
 
 def planar(request: ComposeRequest, segment: Segment, measures: SegmentMeasures) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     """Give one group with numbers and outline, for a mark that no SEG holds."""
-    numbers = [_number(entry) for entry in measures.measurements]
+    numbers = [number(entry) for entry in measures.measurements]
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=_region(request, measures), measurements=numbers or None, **_shared(request, segment)
+        referenced_region=_region(request, measures), measurements=numbers or None, **shared(request, segment)
     )
-    return _sided(group, segment)
+    return sided(group, segment)
 
 
 def _region(request: ComposeRequest, measures: SegmentMeasures) -> sr.ImageRegion:
     """Give the outline on its key slice."""
-    source, frame = request.sources[measures.key_slice], request.frame(measures.key_slice)
     return sr.ImageRegion(
-        graphic_type=sr.GraphicTypeValues.POLYLINE,
-        graphic_data=measures.outline,
-        source_image=sr.SourceImageForRegion(
-            referenced_sop_class_uid=source.SOPClassUID,
-            referenced_sop_instance_uid=source.SOPInstanceUID,
-            referenced_frame_numbers=None if frame is None else [frame],
-        ),
+        graphic_type=sr.GraphicTypeValues.POLYLINE, graphic_data=measures.outline, source_image=image_of(request, measures)
     )
 
 
-def _sided(group: Group, segment: Segment) -> Group:
+def image_of(request: ComposeRequest, measures: SegmentMeasures) -> sr.SourceImageForRegion:
+    """Give the reference to the key slice."""
+    source, frame = request.sources[measures.key_slice], request.frame(measures.key_slice)
+    return sr.SourceImageForRegion(
+        referenced_sop_class_uid=source.SOPClassUID,
+        referenced_sop_instance_uid=source.SOPInstanceUID,
+        referenced_frame_numbers=None if frame is None else [frame],
+    )
+
+
+def sided(group: Group, segment: Segment) -> Group:
+    """Put the side of an organ into its group."""
     if segment.finding is None and segment.part.laterality is not None:
         _tell_side(group[0], segment.part.laterality)
     return group
@@ -94,9 +98,15 @@ def _tell_side(group: Dataset, laterality: CodedConcept) -> None:
     finding.ContentSequence = sr.ContentSequence([side])
 
 
-def _number(entry: Measurement) -> sr.Measurement:
-    derivation = coded(entry.derivation) if entry.derivation else None
-    measurement = sr.Measurement(name=coded(entry.concept), value=entry.value, unit=coded(entry.unit), derivation=derivation)
+def number(entry: Measurement, coordinates: Sequence[sr.CoordinatesForMeasurement] | None = None) -> sr.Measurement:
+    """Give a number of a group, with the lines that it is read off."""
+    measurement = sr.Measurement(
+        name=coded(entry.concept),
+        value=entry.value,
+        unit=coded(entry.unit),
+        derivation=coded(entry.derivation) if entry.derivation else None,
+        referenced_coordinates=coordinates,
+    )
     _shorten(measurement[0], entry.value)
     return measurement
 
@@ -106,7 +116,7 @@ def _shorten(item: Dataset, value: float) -> None:
     item.MeasuredValueSequence[0].NumericValue = str(int(value)) if float(value).is_integer() else str(value)
 
 
-def _shared(request: ComposeRequest, segment: Segment) -> dict[str, Any]:
+def shared(request: ComposeRequest, segment: Segment) -> dict[str, Any]:
     """Give what both groups say; made anew for each, because a content item has one parent.
 
     An organ gets no site: it is the site, and where a group has fewer than five numbers OHIF writes the site on the
@@ -138,6 +148,9 @@ def bare_numbers(measures: SegmentMeasures) -> Iterator[sr.NumContentItem]:
     for entry in measures.measurements:
         item = sr.NumContentItem(name=coded(entry.concept), value=entry.value, unit=coded(entry.unit), relationship_type="CONTAINS")
         _shorten(item, entry.value)
+        if entry.derivation is not None:
+            derived = sr.CodeContentItem(name=codes.DCM.Derivation, value=coded(entry.derivation), relationship_type="HAS CONCEPT MOD")
+            item.ContentSequence = sr.ContentSequence([derived])
         yield item
 
 

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from node.profiles import Kind
-from workers.results import header, sr_measurements, sr_text, wording
+from workers.results import header, sr_editable, sr_measurements, sr_text, wording
 from workers.results.identity import object_uid
 from workers.results.request import ComposeRequest, Draft, Origin
 
@@ -23,6 +23,7 @@ KIND: Kind = "sr"
 CLASSES: Mapping[str, Callable[..., Dataset]] = {"comprehensive-3d": sr.Comprehensive3DSR, "comprehensive": sr.ComprehensiveSR}
 FORMS: Mapping[str, Callable[[Draft], Dataset]] = {
     "measurements": sr_measurements.content,
+    "editable": sr_editable.content,
     "text": sr_text.content,
 }
 

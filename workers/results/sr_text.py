@@ -18,10 +18,10 @@ from workers.results.segments import Segment
 
 def content(draft: Draft) -> sr.ContainerContentItem:
     """Give the root of the report."""
-    return sr_context.in_words(draft.request, [sr_context.evaluations(draft, tuple(_segments(draft)))])
+    return sr_context.in_words(draft.request, [sr_context.evaluations(draft, tuple(sentences(draft)))])
 
 
-def _segments(draft: Draft) -> Iterator[sr.ContentItem]:
+def sentences(draft: Draft) -> Iterator[sr.ContentItem]:
     """Give findings first, then organs, as in the other forms."""
     for segment, measures in draft.measured:
         if segment.finding is not None:
@@ -29,7 +29,7 @@ def _segments(draft: Draft) -> Iterator[sr.ContentItem]:
     for segment, measures in draft.measured:
         if segment.finding is None:
             for number in groups.bare_numbers(measures):
-                number.ContentSequence = sr.ContentSequence([groups.site(segment)])
+                number.ContentSequence = sr.ContentSequence([groups.site(segment), *number.get("ContentSequence", ())])
                 yield number
 
 
