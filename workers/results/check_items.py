@@ -66,7 +66,7 @@ def _check_text(request: ComposeRequest, item: Dataset, *, tools: bool) -> None:
     """Look at the words; the card's own on its intended use may name what ours never do."""
     text = str(item.TextValue)
     forbidden = ("diagnos",) if tools and name(item) == "112039" else ("diagnos", "cornerstone")
-    own = text.replace(request.card.card.model.intended_use, "").lower()
+    own = "" if text == f"Intended use: {request.card.card.model.intended_use}" else text.lower()
     if not text.isascii() or any(word in own for word in forbidden):
         raise Refused("a text of the SR holds a word or character it must not")
 

@@ -81,7 +81,7 @@ def _check_words(request: ComposeRequest, report: Dataset) -> None:
     texts = [str(item.TextValue) for item in walk(report) if item.ValueType == "TEXT"]
     if not any("Not verified by a physician." in text for text in texts):
         raise Refused("the SR does not say that no physician verified it")
-    if not any(text.endswith(request.card.card.model.intended_use) for text in texts):
+    if f"Intended use: {request.card.card.model.intended_use}" not in texts:
         raise Refused("the SR does not say what the model is intended for")
     if not str(report.SeriesDescription).endswith("unverified"):
         raise Refused("the SR's series is not called unverified")

@@ -1,0 +1,402 @@
+"""The forms of the report: editable in OHIF, in words, without a SEG, and of scores; and what none of them may say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from models.card import Card
+from models.vocabulary import Box, Finding, Score
+from node.errors import Refused
+from node.profiles import BUILT_IN, Profile
+from tests.servers import require
+from tests.workers.results import scans
+from tests.workers.results.test_check import items, named, set_number, set_to
+from tests.workers.results.test_readers import run
+from workers.results import ComposedObject, ComposeRequest, check, compose
+
+SR_ALONE = Profile(name="sr-alone", objects=("sr",))
+THRESHOLD = 0.5
+SR_3D, SR_BASIC = "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.88.33"
+LABELS = (("Pneumothorax", "36118008", THRESHOLD), ("Effusion", "60046008", THRESHOLD), ("Fracture", "125605004", None))
+
+
+def recarded(request: ComposeRequest, change: Callable[[dict[str, Any]], Any]) -> ComposeRequest:
+    """Change the card."""
+    raw = request.card.card.model_dump()
+    change(raw)
+    return replace(request, card=replace(request.card, card=Card.model_validate(raw)))
+
+
+def scored(*scores: float, profile: Profile = BUILT_IN["ohif"]) -> ComposeRequest:
+    """Give the analysis of a classifier of two labels with a threshold and one without."""
+    request = scans.request(nodules=0, organs=False)
+
+    def change(raw: dict[str, Any]) -> None:
+        nodule = raw["output"]["labels"][-1] | {"region": None}
+        raw["measurements"] = []
+        raw["output"] = {"kind": "scores", "inverse": "runtime", "labels": [
+            nodule | {"index": i, "label": name, "threshold": at, "type": {"scheme": "SCT", "value": code, "meaning": name}}
+            for i, (name, code, at) in enumerate(LABELS, start=1)
+        ]}  # fmt: skip
+
+    said = tuple(Score(label=index, score=score) for index, score in enumerate(scores, start=1))
+    prediction = replace(request.prediction, instances=None, findings=(), scores=said)
+    return replace(recarded(request, change), prediction=prediction, profile=profile)
+
+
+def boxed() -> ComposeRequest:
+    """Give the analysis of a detector that marks boxes alone: rows 5..7, columns 4..9 of slices 2 and 3."""
+    request = scans.request(nodules=0, organs=False)
+    finding = Finding(number=1, label=3, score=0.875, box=Box(low=(2, 5, 4), high=(4, 8, 10)))
+    request = recarded(request, lambda raw: raw["output"].update(kind="boxes"))
+    return replace(request, prediction=replace(request.prediction, instances=None, findings=(finding,)))
+
+
+FORMS: dict[str, Callable[[], ComposeRequest]] = {
+    "editable": lambda: replace(scans.request(), profile=BUILT_IN["editable"]),
+    "editable oblique": lambda: replace(scans.request(scans.Scan(plane="oblique")), profile=BUILT_IN["editable"]),
+    "editable organs": lambda: replace(scans.request(finds=False), profile=BUILT_IN["editable"]),
+    "text": lambda: replace(scans.request(), profile=BUILT_IN["basic"]),
+    "text organs": lambda: replace(scans.request(finds=False), profile=BUILT_IN["basic"]),
+    "alone": lambda: replace(scans.request(), profile=SR_ALONE),
+    "basic class": lambda: replace(scans.request(), profile=Profile(name="c", sr_class="comprehensive")),
+    "boxes": boxed,
+    "scores": lambda: scored(0.874, 0.496, 0.2),
+    "low scores": lambda: scored(0.1, 0.2, 0.9, profile=BUILT_IN["basic"]),
+}
+
+
+@cache
+def composed(form: str) -> tuple[ComposeRequest, tuple[ComposedObject, ...]]:
+    """Compose a form once."""
+    request = FORMS[form]()
+    return request, tuple(compose(request).objects)
+
+
+def report_of(form: str) -> Dataset:
+    """Read a form's report back."""
+    return pydicom.dcmread(BytesIO(composed(form)[1][-1].dataset_bytes))
+
+
+def numbers(node: Dataset, name: str) -> list[tuple[str, str]]:
+    """Give digits and unit of the numbers of that name."""
+    measured = [item.MeasuredValueSequence[0] for item in named(node, name)]
+    return [(str(one.NumericValue), one.MeasurementUnitsCodeSequence[0].CodeValue) for one in measured]
+
+
+def texts(node: Dataset) -> list[str]:
+    """Give all words."""
+    return [item.TextValue for item in items(node) if item.ValueType == "TEXT"]
+
+
+def lines(node: Dataset) -> list[np.ndarray[Any, Any]]:
+    """Give every drawn line's points as (column, row)."""
+    return [np.array(item.GraphicData).reshape(-1, 2) for item in items(node) if item.ValueType == "SCOORD"]
+
+
+def test_an_editable_finding_is_two_axes_that_end_on_its_border() -> None:
+    """Nodule 1 fills rows 5..7 and columns 4..7: its axes run between borders of these, and say the card's numbers."""
+    report = report_of("editable")
+    groups = named(report, "125007")
+    assert [item.ContentTemplateSequence[0].TemplateIdentifier for item in groups] == ["1501"] * 4
+    tools = [named(group, "112039")[0].TextValue for group in groups]
+    assert tools == [f"Cornerstone3DTools@^0.1.0:{tool}" for tool in ("Bidirectional",) * 2 + ("PlanarFreehandROI",) * 2]
+    long_line, short_line = lines(groups[0])
+    for points in (long_line, short_line):
+        assert points.min(axis=0).tolist() >= [4, 5]
+        assert points.max(axis=0).tolist() <= [8, 8]
+    # 0.7 mm between rows, 0.9 mm between columns; the longest runs between the middles of the left and the right side.
+    step_mm = (long_line[1] - long_line[0]) * (0.9, 0.7)
+    assert numbers(groups[0], "103339001") == [(f"{np.hypot(*step_mm):.1f}", "mm")]
+    assert numbers(groups[0], "118565006") == []
+    assert all(len(named(number, "121055")) == 1 for group in groups for number in items(group) if number.ValueType == "NUM")
+
+
+def test_an_editable_organ_is_its_outline_with_the_area_inside() -> None:
+    """The left lung fills rows 3..16 and columns 2..10 of every slice: 14 x 9 pixels of 0.63 mm2, less no finding there."""
+    group = named(report_of("editable organs"), "125007")[0]
+    (outline,) = lines(group)
+    assert (outline.min(axis=0).tolist(), outline.max(axis=0).tolist()) == ([2, 3], [11, 17])
+    assert numbers(group, "42798000") == [("79.4", "mm2")]
+
+
+def test_an_editable_report_tells_all_numbers_in_words_too() -> None:
+    """OHIF drops the volume and the certainty of what it takes over, so they stand outside the groups."""
+    report = report_of("editable")
+    told = [item for item in items(report) if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == "121071"]
+    assert [item.TextValue.partition(":")[0] for item in told] == ["Nodule 1 (Lung)", "Nodule 2 (Lung)"]
+    assert "Volume 38 mm3" in told[0].TextValue
+    assert "Certainty of Finding 88 %" in told[0].TextValue
+    assert numbers(told[0], "118565006") == [("38", "mm3")]
+
+
+def test_a_report_in_words_has_every_finding_and_no_group() -> None:
+    """A site whose viewer shows no measurements reads sentences, each with its image and bare numbers."""
+    report = report_of("text")
+    assert report.SOPClassUID == SR_BASIC
+    assert report.ConceptNameCodeSequence[0].CodeValue == "18748-4"
+    assert named(report, "125007") == []
+    assert not any(item.ValueType == "SCOORD" for item in items(report))
+    first, second = named(report, "121071")[0], named(report, "121080")[0]
+    assert first.TextValue.startswith("Nodule 1 (Lung): Volume 38 mm3, Attenuation Coefficient (Mean) 30 HU, Long Axis ")
+    assert first.TextValue.endswith("; largest on image 3.")
+    assert second.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == f"{scans.ROOT}.3.3"
+    assert numbers(first, "112031") == [("30", "[hnsf'U]"), ("0", "[hnsf'U]")]
+    assert [named(item, "121401")[0].ConceptCodeSequence[0].CodeMeaning for item in named(first, "112031")] == [
+        "Mean",
+        "Standard Deviation",
+    ]
+    # 8 x 14 x 9 - 24 and 6 x 17 x 12 - 45 voxels of 1.575 mm3
+    assert numbers(report, "118565006")[2:] == [("1.5", "mL"), ("1.9", "mL")]
+
+
+@pytest.mark.parametrize("form", ["alone", "boxes"])
+def test_a_mark_without_a_segment_is_one_group_with_numbers_and_outline(form: str) -> None:
+    """OHIF draws it with its numbers, because group and outline are one."""
+    groups = named(report_of(form), "125007")
+    assert {item.ContentTemplateSequence[0].TemplateIdentifier for item in groups} == {"1410"}
+    assert len(groups) == (4 if form == "alone" else 1)
+    for group in groups:
+        assert len(named(group, "111030")) == 1
+        assert len(named(group, "121191")) == 0
+        assert len(lines(group)[0]) >= 6
+    assert numbers(groups[0], "111012") == [("88", "%")]
+    if form == "boxes":
+        assert (lines(groups[0])[0].min(axis=0).tolist(), lines(groups[0])[0].max(axis=0).tolist()) == ([4, 5], [10, 8])
+        assert numbers(groups[0], "103355008") == [("5.4", "mm")]
+
+
+def test_the_older_class_has_outlines_before_numbers() -> None:
+    """OHIF takes a merged group's template from the first one."""
+    report = report_of("basic class")
+    assert report.SOPClassUID == SR_BASIC
+    groups = named(report, "125007")
+    assert [len(named(group, "111030")) for group in groups] == [1, 0] * 4
+
+
+def test_scores_are_told_with_probability_threshold_and_verdict() -> None:
+    """Nothing is marked on an image, so the report opens as text; 0.496 is never rounded up to its threshold."""
+    report = report_of("scores")
+    assert report.ConceptNameCodeSequence[0].CodeValue == "18748-4"
+    statement = texts(report)[-2]
+    assert "Pneumothorax: probability 87 %, above the operating threshold of 50 %." in statement
+    assert "Effusion: probability 49.6 %, below the operating threshold of 50 %." in statement
+    assert "Fracture: probability 20 %." in statement
+    assert "marked" not in statement
+    positive, negative = named(report, "36118008")[0], named(report, "60046008")[0]
+    assert positive.ConceptCodeSequence[0].CodeMeaning == "Positive"
+    assert negative.ConceptCodeSequence[0].CodeMeaning == "Negative"
+    assert numbers(positive, "122157") + numbers(positive, "122411") == [("87", "%"), ("50", "%")]
+    assert named(report, "125605004") == []
+    assert named(report, "111017")[0].ConceptCodeSequence[0].CodeValue == "111242"
+    assert report.SeriesDescription.startswith("Above threshold: Pneumothorax 87 % - AI lung-test")
+    assert "onfidence" not in " ".join(texts(report))
+
+
+def test_scores_below_their_thresholds_are_no_findings() -> None:
+    """A label without a threshold gives no verdict, however high it is."""
+    report = report_of("low scores")
+    assert report.SeriesDescription == "Nothing above threshold - AI lung-test 1.2.0 unverified"
+    assert named(report, "111017")[0].ConceptCodeSequence[0].CodeValue == "111241"
+    assert report.SOPClassUID == SR_BASIC
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [((0.1, 0.2), "no score for label 3"), ((0.1, 0.2, 1.2), "not a probability"), ((0.1, float("nan"), 0.2), "not a probability")],
+)
+def test_scores_that_are_none_are_refused(scores: tuple[float, ...], reason: str) -> None:
+    """A label left out would read as a negative."""
+    with pytest.raises(Refused, match=reason):
+        compose(scored(*scores))
+
+
+def test_the_intended_use_stands_in_every_report_outside_the_groups() -> None:
+    """The card's words are told as they are, and only there may a word of ours be missing from its list."""
+    for form in ("editable", "text", "scores"):
+        report = report_of(form)
+        assert texts(report)[-1] == "Intended use: t"
+        assert not any("Intended use" in text for group in named(report, "125007") for text in texts(group))
+    request = recarded(scans.request(nodules=0), lambda raw: raw["model"].update(intended_use="Not for diagnosis."))
+    assert compose(request).objects
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("{kind} {model} {version}: {message}", {"seg": "segmentation Lung nodules 1.2.0: Nodule: 2 marked - unverified"}),
+        ("{message}" * 5, {"sr": "Nodule: 2 markedNodule: 2 markedNodule: 2 markedNod - unverified"}),
+        ("Site X {kind} unverified", {"seg": "Site X segmentation - unverified", "sr": "Site X report - unverified"}),
+    ],
+)
+def test_a_sites_pattern_names_every_series_and_never_loses_unverified(pattern: str, names: dict[str, str]) -> None:
+    """The text before it is cut, whatever its length."""
+    request = replace(scans.request(), profile=Profile(name="own", objects=("seg", "sr"), description=pattern))
+    for entry in compose(request).objects:
+        said = pydicom.dcmread(BytesIO(entry.dataset_bytes)).SeriesDescription
+        assert len(said) <= 64
+        assert said.endswith(" - unverified")
+        assert said == names.get(entry.kind, said)
+
+
+def group(report: Dataset, index: int = 0) -> Dataset:
+    """Give a group of measurements."""
+    return named(report, "125007")[index]
+
+
+def move(away: float) -> Callable[[Dataset], None]:
+    """Move the first line."""
+
+    def fault(report: Dataset) -> None:
+        line = next(item for item in items(report) if item.ValueType == "SCOORD")
+        line.GraphicData = [value + away for value in line.GraphicData]
+
+    return fault
+
+
+def other_slice(report: Dataset) -> None:
+    """Lay the first line on another slice."""
+    line = next(item for item in items(report) if item.ValueType == "SCOORD")
+    line.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID = f"{scans.ROOT}.3.9"
+
+
+def other_patient(report: Dataset) -> None:
+    """Refer to an image of somebody else."""
+    image = next(item for item in items(report) if item.ValueType == "IMAGE")
+    image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.3.4"
+
+
+def unit(report: Dataset) -> None:
+    """Give the first measured number another unit."""
+    item = next(item for item in items(report) if item.ConceptNameCodeSequence[0].CodeValue in {"103339001", "118565006", "122157"})
+    item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue = "cm"
+
+
+def not_a_number(report: Dataset) -> None:
+    """Leave a number without a value."""
+    item = next(item for item in items(report) if item.ConceptNameCodeSequence[0].CodeValue in {"103339001", "118565006", "122157"})
+    item.MeasuredValueSequence[0].FloatingPointValue = float("nan")
+
+
+def cancer(report: Dataset) -> None:
+    """Call a probability one of cancer."""
+    item = next(item for item in items(report) if item.ConceptNameCodeSequence[0].CodeValue in {"111012", "122157"})
+    item.ConceptNameCodeSequence[0].CodeValue = "111047"
+
+
+def verdict(report: Dataset) -> None:
+    """Turn a positive score into a negative one."""
+    named(report, "36118008")[0].ConceptCodeSequence[0].CodeValue = "260385009"
+
+
+def in_words(old: str, new: str) -> Callable[[Dataset], None]:
+    """Change the words."""
+
+    def fault(report: Dataset) -> None:
+        for item in items(report):
+            if item.ValueType == "TEXT":
+                item.TextValue = item.TextValue.replace(old, new)
+
+    return fault
+
+
+def one_finding_less(report: Dataset) -> None:
+    """Forget a sentence."""
+    container = named(report, "C0034375")[0]
+    container.ContentSequence = [item for item in container.ContentSequence if not item.get("TextValue", "").startswith("Nodule 2")]
+
+
+FAULTS: dict[str, tuple[str, Callable[[Dataset], Any], str]] = {
+    "a number without a value": ("editable", not_a_number, "not a number"),
+    "a wrong unit in words": ("text", unit, "a unit that no measurement has"),
+    "a wrong unit of a score": ("scores", unit, "a unit that no measurement has"),
+    "somebody else's image": ("text", other_patient, "neither an image"),
+    "somebody else's image in the library": ("alone", other_patient, "neither an image"),
+    "axes on another slice": ("editable", other_slice, "does not touch"),
+    "axes moved": ("editable", move(1), "does not lie on its segment"),
+    "an outline moved": ("alone", move(1), "does not lie on its segment"),
+    "an outline of a box moved": ("boxes", move(-1), "does not lie on its segment"),
+    "an outline on another slice": ("boxes", other_slice, "does not touch"),
+    "an axis of another length": ("editable", set_number("103339001", "9.9"), "not as long as its line"),
+    "an area that is none": ("editable organs", set_number("42798000", "80.9"), "not that inside its outline"),
+    "a group missing": ("editable", lambda r: named(r, "126010")[0].ContentSequence.pop(), "one group for each mark"),
+    "a group of no segment missing": ("alone", lambda r: named(r, "126010")[0].ContentSequence.pop(), "one group of numbers"),
+    "a tool on another template": (
+        "editable",
+        lambda r: setattr(group(r).ContentTemplateSequence[0], "TemplateIdentifier", "1410"),
+        "tool takes over",
+    ),
+    "another finding": (
+        "editable",
+        lambda r: setattr(named(group(r), "121071")[0].ConceptCodeSequence[0], "CodeValue", "39607008"),
+        "another finding",
+    ),
+    "a sentence missing": ("text", one_finding_less, "each finding in words"),
+    "a volume ten times in words": ("text", set_number("118565006", "380"), "not that of its segment"),
+    "another attenuation": ("text", set_number("112031", "-30"), "attenuation"),
+    "another certainty": ("boxes", set_number("111012", "99"), "certainty"),
+    "cancer": ("boxes", cancer, "probability of cancer"),
+    "a score of cancer": ("scores", cancer, "probability of cancer"),
+    "findings in a report of words": ("text", set_number("118565006", "NaN"), "not a number"),
+    "a score's side in words": ("scores", in_words("above", "below"), "which side"),
+    "a score's verdict": ("scores", verdict, "as the model gave it"),
+    "a score's probability": ("scores", set_number("122157", "88"), "as the model gave it"),
+    "a score on the images": ("scores", lambda r: setattr(r.ConceptNameCodeSequence[0], "CodeValue", "126000"), "title and its groups"),
+    "none found, by the code": (
+        "scores",
+        lambda r: setattr(named(r, "111017")[0].ConceptCodeSequence[0], "CodeValue", "111241"),
+        "findings or none",
+    ),
+    "no intended use": ("scores", in_words("Intended use: ", ""), "intended for"),
+    "a failure": ("text", in_words("Not verified", "AI FAILED. Not verified"), "failed"),
+    "another class": ("text", set_to("SOPClassUID", SR_3D), "class"),
+    "a series not called unverified": ("text", set_to("SeriesDescription", "AI"), "unverified"),
+}
+
+
+def spoiled(form: str, fault: Callable[[Dataset], Any]) -> tuple[ComposeRequest, list[ComposedObject]]:
+    """Change the report, and list it as what it then is."""
+    request, objects = composed(form)
+    dataset = report_of(form)
+    fault(dataset)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, dataset)
+    return request, [*objects[:-1], replace(objects[-1], dataset_bytes=buffer.getvalue(), sop_class_uid=str(dataset.SOPClassUID))]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_passes_the_gate_and_is_the_same_bytes_again(form: str) -> None:
+    """Also after it was read and written by somebody else."""
+    check.verify(*spoiled(form, lambda _: None))
+    assert tuple(compose(FORMS[form]()).objects) == composed(form)[1]
+
+
+@pytest.mark.filterwarnings("ignore:Value 'NaN' is not valid:UserWarning", "ignore:Invalid value for VR DS:UserWarning")
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_planted_in_a_form_is_refused(name: str) -> None:
+    """Whatever the form, a report that differs from the prediction never leaves."""
+    form, fault, reason = FAULTS[name]
+    with pytest.raises(Refused, match=reason):
+        check.verify(*spoiled(form, fault))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("form", FORMS)
+def test_validators_accept_every_form(form: str, tmp_path: Path) -> None:
+    """Dciodvfy says nothing but the name of the class, and dsrdump reads the tree without a complaint."""
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(composed(form)[1][-1].dataset_bytes)
+    assert run(require("dciodvfy"), path).strip() in {"Comprehensive3DSR", "ComprehensiveSR"}
+    said = run(require("dsrdump"), "+Pl", path)
+    assert not [line for line in said.splitlines() if line.startswith(("W:", "E:"))]
