@@ -90,9 +90,8 @@ def content_label(request: Origin) -> str:
 
 def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
     """Say in words what was analysed and marked; this is also the parcel's summary."""
-    job, card = request.job, request.card.card
-    given = request.given or len(job.inputs.get(card.reference_role, ())) or len(request.sources)
-    sentences = [f"{model_words(request)}: {len(request.sources)} of {given} images analysed{_remark(request)}."]
+    card = request.card.card
+    sentences = [f"{model_words(request)}: {analysed(request)}."]
     if detects(card):
         counts = _counts(segments)
         sentences += [f"{label}: {count} marked." for label, count in counts.items()] or [f"No {_sought(request)} marked."]
@@ -102,10 +101,23 @@ def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
         sentences.append(f"{', '.join(organs)}.")
     elif not card.finds:
         sentences.append("Nothing was segmented.")
-    if job.predecessor is not None:
-        now, before = job.predecessor["revision"], job.predecessor["of_revision"]
-        sentences.append(f"Revision {now} of this study's images: this result replaces that of revision {before}.")
+    if replaced := replacing(request):
+        sentences.append(replaced)
     return ascii_only(" ".join([*sentences, NOT_VERIFIED]))
+
+
+def analysed(request: ComposeRequest) -> str:
+    """Say how many images were analysed, of how many, and what was odd about them."""
+    given = request.given or len(request.job.inputs.get(request.card.card.reference_role, ())) or len(request.sources)
+    return f"{len(request.sources)} of {given} images analysed{_remark(request)}"
+
+
+def replacing(request: ComposeRequest) -> str:
+    """Say which result this one replaces; empty where none."""
+    told = request.job.predecessor
+    if told is None:
+        return ""
+    return f"Revision {told['revision']} of this study's images: this result replaces that of revision {told['of_revision']}."
 
 
 def segment_sentence(request: ComposeRequest, segment: Segment, measures: SegmentMeasures) -> str:

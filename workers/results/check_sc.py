@@ -1,0 +1,223 @@
+"""Read the pages back: each picture shows the slice that it says, the right way round, and its outlines lie where the masks do.
+
+Ref: PS3.3 A.8.1, C.8.6; docs/results.md
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import atan2, ceil, degrees, hypot
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from scipy import ndimage
+
+from node.errors import Refused
+from workers.results.request import ComposeRequest
+
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+CLEAR_ROWS = 60
+PICTURE = re.compile(r"(\d+),(\d+) (\d+)x(\d+) s(\d+) r(\d+)-(\d+) c(\d+)-(\d+) ([LRAPHF-]+) ([LRAPHF-]+)")
+NAMES = (("L", "R"), ("P", "A"), ("H", "F"))
+HUE_DEGREES, CHROMA = 40.0, 20.0
+COVERED = 0.8
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Picture:
+    """One picture as its page describes it; half-open ranges, counted from 0; `sides` are those at the left and at the top."""
+
+    pixels: Pixels
+    top: int
+    index: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    sides: tuple[str, str]
+
+    def sample(self, plane: NDArray[Any]) -> NDArray[Any]:
+        """Take a slice's value under the middle of each of the picture's pixels."""
+        height, width = self.pixels.shape[:2]
+        down = self.rows[0] + ((np.arange(height) + 0.5) * (self.rows[1] - self.rows[0]) / height).astype(int)
+        across = self.columns[0] + ((np.arange(width) + 0.5) * (self.columns[1] - self.columns[0]) / width).astype(int)
+        return np.asarray(plane[down[:, None], across[None, :]])
+
+    @property
+    def reach(self) -> int:
+        """Give how many pixels of the page a line may lie from the border it follows: half a pixel of the slice, and its own width."""
+        height, width = self.pixels.shape[:2]
+        scale: float = max(height / (self.rows[1] - self.rows[0]), width / (self.columns[1] - self.columns[0]))
+        return ceil(scale / 2) + 2
+
+
+def verify(request: ComposeRequest, pages: Sequence[Dataset]) -> None:
+    """Raise Refused unless the pages show the images and the prediction, and are there where the profile asks for them."""
+    if not pages and request.profile.wants("sc") and "summary" in request.profile.sc_pages:
+        raise Refused("the result has no summary page")
+    numbers: dict[str, list[int]] = {}
+    shown: set[int] = set()
+    for page in pages:
+        numbers.setdefault(page.SeriesInstanceUID, []).append(int(page.InstanceNumber))
+        shown |= _check_page(request, page)
+    if any(series != list(range(1, len(series) + 1)) for series in numbers.values()):
+        raise Refused("the pages are not numbered from 1")
+    if pages and not shown:
+        raise Refused("the pages show none of the images")
+
+
+def _check_page(request: ComposeRequest, page: Dataset) -> set[int]:
+    """Check one page; give the slices that it shows."""
+    form = tuple(page.get(keyword) for keyword in ("SOPClassUID", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated"))
+    size = page.Rows * page.Columns * 3
+    if form != (SECONDARY_CAPTURE, "RGB", 3, 8) or page.get("PlanarConfiguration") != 0 or len(page.PixelData) != size + size % 2:
+        raise Refused("a page is not an 8-bit colour image of its size")
+    if (page.get("BurnedInAnnotation"), page.get("ConversionType")) != ("YES", "WSD"):
+        raise Refused("a page does not say that words are burned in, or how it was made")
+    pixels = np.frombuffer(page.PixelData, np.uint8, count=size).reshape(page.Rows, page.Columns, 3)
+    if pixels.min() == pixels.max():
+        raise Refused("a page is blank")
+    pictures = _pictures(request, page, pixels)
+    if all(picture.top >= CLEAR_ROWS for picture in pictures) and (pixels[:CLEAR_ROWS] != pixels[0, 0]).any():
+        raise Refused("a page has something in its topmost rows, where viewers write")
+    _check_references(request, page, {picture.index for picture in pictures})
+    for picture in pictures:
+        _check_sides(request, picture)
+        _check_grey(request, picture)
+        _check_outlines(request, picture)
+    return {picture.index for picture in pictures}
+
+
+def _pictures(request: ComposeRequest, page: Dataset, pixels: Pixels) -> list[_Picture]:
+    """Find the pictures by the page's own words; raises Refused where these make no sense."""
+    words = str(page.get("DerivationDescription", ""))
+    found = []
+    for told in PICTURE.finditer(words):
+        left, top, width, height, number, row, rows, column, columns = (int(part) for part in told.groups()[:9])
+        inside = left + width <= page.Columns and top + height <= page.Rows and min(width, height) > 0
+        most, most_rows, most_columns = request.volume.array.shape
+        real = 0 < row <= rows <= most_rows and 0 < column <= columns <= most_columns and 0 < number <= most
+        if not inside or not real:
+            raise Refused("a page describes a picture that it cannot hold")
+        found.append(
+            _Picture(
+                pixels=pixels[top : top + height, left : left + width],
+                top=top,
+                index=number - 1,
+                rows=(row - 1, rows),
+                columns=(column - 1, columns),
+                sides=(told.group(10), told.group(11)),
+            )
+        )
+    if len(found) != words.count(";") + bool(words):
+        raise Refused("a page does not describe its pictures")
+    return found
+
+
+def _check_references(request: ComposeRequest, page: Dataset, shown: set[int]) -> None:
+    """Look that the page refers to the slices it shows, and to nothing that is not of the analysed series."""
+    known = {(source.SOPClassUID, source.SOPInstanceUID, request.frame(index)): index for index, source in enumerate(request.sources)}
+    named = set()
+    for item in page.get("SourceImageSequence", ()):
+        index = known.get((item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.get("ReferencedFrameNumber")))
+        if index is None:
+            raise Refused("a page refers to an image that was not analysed")
+        named.add(index)
+    if not shown <= named:
+        raise Refused("a page shows a slice that it does not refer to")
+    wanted = {(request.sources[0].SeriesInstanceUID, request.sources[index].SOPInstanceUID) for index in named}
+    listed = [(entry.SeriesInstanceUID, item.ReferencedSOPInstanceUID)
+              for entry in page.get("ReferencedSeriesSequence", ()) for item in entry.ReferencedInstanceSequence]  # fmt: skip
+    if set(listed) != wanted or len(listed) != len(wanted):
+        raise Refused("a page does not refer to the images' series")
+
+
+def _check_sides(request: ComposeRequest, picture: _Picture) -> None:
+    """Work out from the images' header which side of the patient is at the left and at the top. Ref: PS3.3 C.7.6.1.1.1, C.7.6.2.1.1."""
+    source = request.sources[picture.index]
+    directions = source.get("ImageOrientationPatient")
+    if directions:
+        vectors = np.array(directions, dtype=float).reshape(2, 3)
+        wanted = [NAMES[axis][1 if vector[axis] > 0 else 0] for vector in vectors for axis in [int(np.abs(vector).argmax())]]
+    else:
+        named = [str(value)[:1] for value in source.get("PatientOrientation") or ()]
+        opposite = {name: pair[1 - place] for pair in NAMES for place, name in enumerate(pair)}
+        wanted = [opposite.get(name, "-") for name in named]
+        wanted = wanted if len(wanted) == 2 and "-" not in wanted else ["-", "-"]
+    if [side[:1] for side in picture.sides] != wanted:
+        raise Refused("a page names the wrong side of the patient")
+
+
+def _check_grey(request: ComposeRequest, picture: _Picture) -> None:
+    """Compare the picture with its slice and with the slice turned over: it must look like the former."""
+    values = picture.sample(np.nan_to_num(request.volume.array[picture.index].astype(float)))
+    low, high = np.percentile(values, (1, 99))
+    values = np.clip(values, low, high)
+    seen = picture.pixels.mean(axis=2)
+    if values.std() == 0 or seen.std() == 0:
+        return
+    alike = [abs(float(np.corrcoef(turned.ravel(), seen.ravel())[0, 1])) for turned in _turned(values)]
+    if max(alike[1:]) > max(0.5, alike[0] + 0.05):
+        raise Refused("a page shows a slice the wrong way round")
+
+
+def _turned(plane: NDArray[Any]) -> list[NDArray[Any]]:
+    return [plane, plane[:, ::-1], plane[::-1], plane[::-1, ::-1]]
+
+
+def _check_outlines(request: ComposeRequest, picture: _Picture) -> None:
+    """Look that every coloured pixel lies on the border of a mask of that colour, and that every border is drawn."""
+    spread = picture.pixels.max(axis=2).astype(int) - picture.pixels.min(axis=2)
+    coloured = spread > 8
+    near: list[tuple[tuple[int, int, int], Mask]] = []
+    size = 2 * picture.reach + 1
+    reached = ndimage.maximum_filter(coloured, size=size)
+    for cielab, mask in _masks(request, picture.index):
+        border = _border(picture.sample(mask))
+        near.append((cielab, ndimage.maximum_filter(border, size=size)))
+        if border.any() and reached[border].mean() < COVERED:
+            raise Refused("a page does not show the outline of what is marked")
+    for colour in np.unique(picture.pixels[coloured], axis=0):
+        fitting = [band for cielab, band in near if _same_hue(colour, cielab)]
+        where = (picture.pixels == colour).all(axis=2)
+        if not fitting or (where & ~np.logical_or.reduce(fitting)).any():
+            raise Refused("a page shows an outline where nothing of that colour is marked")
+
+
+def _masks(request: ComposeRequest, index: int) -> Iterator[tuple[tuple[int, int, int], Mask]]:
+    """Give each marked thing's colour and mask on a slice, straight from the prediction."""
+    prediction, card = request.prediction, request.card.card
+    for part in card.output.labels:
+        if part.kind == "organ":
+            mask = prediction.masks.get(part.index)
+            yield part.cielab, np.asarray(mask[index] if mask is not None else prediction.labels[index] == part.index)
+    for finding in prediction.findings:
+        cielab = card.label(finding.label).cielab
+        if prediction.instances is not None:
+            yield cielab, np.asarray(prediction.instances[index] == finding.number)
+        elif finding.box.low[0] <= index < finding.box.high[0]:
+            box = np.zeros(prediction.grid.shape[1:], dtype=bool)
+            box[finding.box.low[1] : finding.box.high[1], finding.box.low[2] : finding.box.high[2]] = True
+            yield cielab, box
+
+
+def _border(mask: Mask) -> Mask:
+    """Give the pixels of a mask next to a pixel outside of it; beyond the picture nothing is outside."""
+    return np.asarray(mask & ~ndimage.binary_erosion(mask, border_value=1))
+
+
+def _same_hue(colour: Pixels, cielab: tuple[int, int, int]) -> bool:
+    """Tell whether an sRGB colour has the hue of a label; a label without a hue of its own may have any. Ref: PS3.3 C.10.7.1.1."""
+    if hypot(cielab[1], cielab[2]) < CHROMA:
+        return True
+    share = colour.astype(float) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    xyz = np.array([[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7142]]) @ linear / (0.9642, 1.0, 0.8252)
+    roots = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    hue = degrees(atan2(200 * (roots[1] - roots[2]), 500 * (roots[0] - roots[1])))
+    apart = abs(hue - degrees(atan2(cielab[2], cielab[1]))) % 360
+    return min(apart, 360 - apart) < HUE_DEGREES
