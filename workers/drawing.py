@@ -130,11 +130,10 @@ def spread(array: NDArray[Any], low: float, high: float) -> Window:
     return Window(low=darkest, high=brightest if brightest > darkest else darkest + 1)
 
 
-def greys(plane: NDArray[Any], window: Window, *, inverted: bool = False) -> NDArray[np.uint8]:
+def greys(plane: NDArray[Any], window: Window) -> NDArray[np.uint8]:
     """Give 8-bit greys; what is no number is black."""
     values = np.nan_to_num(plane.astype(np.float64), nan=window.low, posinf=window.high, neginf=window.low)
-    shown = (np.clip((values - window.low) / max(window.high - window.low, 1e-9), 0, 1) * 255 + 0.5).astype(np.uint8)
-    return 255 - shown if inverted else shown
+    return (np.clip((values - window.low) / max(window.high - window.low, 1e-9), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def fit(view: View, spacing_mm: tuple[float, float]) -> View:

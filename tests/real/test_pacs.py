@@ -75,7 +75,7 @@ def test_what_arrived_is_valid_and_readable(pacs: Site, analysed: Truth, tmp_pat
     text = report_text(paths["SR"])
     assert "Imaging Measurement Report" in text
     assert "UNVERIFIED" in text.upper()
-    assert dcmtk.findscu(pacs.archive.dicom_port, analysed.study_instance_uid) == ["CT", "SEG", "SR"]
+    assert dcmtk.findscu(pacs.archive.dicom_port, analysed.study_instance_uid) == ["CT", "OT", "SEG", "SR"]
 
 
 @pytest.mark.verify

@@ -82,12 +82,12 @@ def site(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def test_three_stages_make_a_durable_parcel(site: Site) -> None:
-    """prepare, infer and compose end in WRITTEN, with SEG and SR on the disk as the ledger's hashes say."""
+    """prepare, infer and compose end in WRITTEN, with SEG, page and SR on the disk as the ledger's hashes say."""
     job = site.run(*ALL)
     assert (job.state, job.reason) == (JobState.WRITTEN, None)
     parcel = jobs.parcel(site.tasks.context.ledger, site.job_id)
     assert parcel is not None
-    assert [entry.kind for entry in parcel.objects] == ["seg", "sr"]
+    assert [entry.kind for entry in parcel.objects] == ["seg", "sc", "sr"]
     assert all(blob[128:132] == b"DICM" for blob in site.parcel_bytes())
 
 
@@ -108,7 +108,7 @@ def test_compose_again_from_the_same_prediction_gives_the_same_bytes(site: Site,
     monkeypatch.setattr(jobs, "written", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     assert site.run(Stage.COMPOSE).state is JobState.QUEUED
     before = {path: path.read_bytes() for path in (site.home / "data" / "parcels").rglob("*.dcm")}
-    assert len(before) == 2
+    assert len(before) == 3
     monkeypatch.undo()
     monkeypatch.setattr(tasks, "SITE", site.tasks)
     assert site.run(Stage.COMPOSE).state is JobState.WRITTEN

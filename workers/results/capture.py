@@ -66,6 +66,7 @@ def _build(draft: Draft, part: str, number: int, page: Page, indices: Sequence[i
         specific_character_set=None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    dataset.copy_patient_and_study_information(donor)  # the reference gives it some of it only
     dataset.ConversionType = "WSD"
     dataset.BurnedInAnnotation = "YES"
     for keyword in ("BodyPartExamined", "Laterality", "ImageLaterality"):

@@ -56,7 +56,7 @@ def _key(studio: Studio, index: int, number: str) -> Page:
         if segment.finding is not None:
             drawing.corners(picture, view, pictures.bounds(mark.mask), segment.name.rsplit(" ", 1)[-1])
     drawing.tell_sides(picture, view, studio.told, clear=pages.CLEAR)
-    if pictures.has_mm(request):
+    if request.volume.grid.calibrated:
         drawing.scale_bar(picture, view, request.volume.grid.spacing_mm[2])
     drawing.outline(picture, view, [mark for _, mark in drawn])
     page.paste(picture, (0, 0))

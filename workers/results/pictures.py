@@ -48,7 +48,6 @@ class Studio:
 
     draft: Draft
     window: Window
-    inverted: bool
     told: Sides
 
     @property
@@ -60,18 +59,20 @@ class Studio:
 def studio(draft: Draft) -> Studio:
     """Settle window and sides once, so that all pictures of an analysis look alike."""
     request = draft.request
-    inverted = request.sources[0].get("PhotometricInterpretation") == "MONOCHROME1"
-    return Studio(draft=draft, window=_window(request), inverted=inverted, told=told_sides(request))
+    return Studio(draft=draft, window=_window(request), told=told_sides(request))
 
 
 def _window(request: ComposeRequest) -> Window:
-    """Take the window of the organ in question on CT, else the images' own, else one of their values."""
-    own = _own_window(request.sources[len(request.sources) // 2])
+    """Take the window of the organ in question on CT, else the images' own; of other images one between their values.
+
+    A radiograph comes as it is displayed, from 0 to 1.
+    """
+    if request.volume.grid.is_projection:
+        return Window(low=0, high=1)
     if request.volume.modality == "CT":
         codes = [code.value for part in request.card.card.output.labels for code in (part.region, part.type) if code]
+        own = _own_window(request.sources[len(request.sources) // 2])
         return next((HU_WINDOWS[value] for value in codes if value in HU_WINDOWS), own or SOFT_TISSUE)
-    if request.volume.array.shape[0] == 1 and own is not None:
-        return own
     return drawing.spread(request.volume.array, 1.0, 99.7)
 
 
@@ -92,7 +93,7 @@ def _own_window(source: Dataset) -> Window | None:
 def told_sides(request: ComposeRequest) -> Sides:
     """Give the sides from the grid where the images lie in the patient, else from what their header says, else none."""
     source = request.sources[0]
-    if source.get("ImageOrientationPatient"):
+    if not request.volume.grid.is_projection:
         axes = request.volume.grid.axes
         return drawing.sides(drawing.letters(axes[2]), drawing.letters(axes[1]))
     named = [str(value).strip() for value in source.get("PatientOrientation") or ()]
@@ -196,7 +197,7 @@ def paint(studio: Studio, picture: Picture, page: Image.Image, box: tuple[int, i
     for segment, rectangle in picture.pointed:
         drawing.corners(canvas, own, rectangle, segment.name.rsplit(" ", 1)[-1])
     drawing.tell_sides(canvas, own, studio.told)
-    if has_mm(studio.request):
+    if grid.calibrated:
         drawing.scale_bar(canvas, own, grid.spacing_mm[2])
     thick = 2 if view.height >= 3 * (view.rows[1] - view.rows[0]) else 1
     drawing.outline(canvas, own, [mark for _, mark in marks(studio.draft, picture.index)], thick)
@@ -207,12 +208,7 @@ def paint(studio: Studio, picture: Picture, page: Image.Image, box: tuple[int, i
 def grey_of(studio: Studio, index: int) -> NDArray[np.uint8]:
     """Give a slice in the analysis' window."""
     array: NDArray[Any] = studio.request.volume.array
-    return drawing.greys(array[index], studio.window, inverted=studio.inverted)
-
-
-def has_mm(request: ComposeRequest) -> bool:
-    """Tell whether distances on the images are millimetres in the patient."""
-    return bool(request.sources[0].get("PixelSpacing"))
+    return drawing.greys(array[index], studio.window)
 
 
 def place(request: ComposeRequest, index: int) -> str:
@@ -223,8 +219,8 @@ def place(request: ComposeRequest, index: int) -> str:
         words.append(f"frame {frame}")
     elif (number := _integer(source.get("InstanceNumber"))) is not None:
         words.append(f"image {number}")
-    if source.get("ImageOrientationPatient"):
-        grid = request.volume.grid
+    grid = request.volume.grid
+    if not grid.is_projection:
         normal = np.cross(grid.axes[2], grid.axes[1])
         axis = int(np.argmax(np.abs(normal)))
         middle = grid.to_world_mm(np.array([[index, 0.0, 0.0]]))[0]

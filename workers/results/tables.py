@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from models.card import LabelPart, ascii_only
 from models.vocabulary import Measurement
 from workers.drawing import Colour
-from workers.measure import ATTENUATION, CERTAINTY, LONG_AXIS, MEAN, SHORT_AXIS, VOLUME, SegmentMeasures
+from workers.measure import AREA, ATTENUATION, CERTAINTY, HEIGHT, LONG_AXIS, MEAN, PIXELS, SHORT_AXIS, VOLUME, WIDTH, SegmentMeasures
 from workers.results import header, scores, wording
 from workers.results.pictures import bounds, colour, place, plane
 from workers.results.request import ComposeRequest, Draft
@@ -19,6 +19,9 @@ from workers.results.segments import Segment
 
 BANNER = "AI RESULT - NOT VERIFIED BY A PHYSICIAN"
 MANY = 4  # organs are not all named in the headline
+LENGTHS = {LONG_AXIS.value: "long", SHORT_AXIS.value: "short", WIDTH.value: "wide", HEIGHT.value: "high"}
+SIZES = {VOLUME.value: "size", AREA.value: "size", CERTAINTY.value: "certainty"}
+UNITS = {PIXELS.value: "pixels"}
 AGREE = 0.9  # of the labelled voxels around a finding must lie in one organ for the finding to be said to lie there
 
 
@@ -44,18 +47,19 @@ def tables(draft: Draft) -> list[Table]:
     request = draft.request
     findings = [pair for pair in draft.measured if pair[0].finding is not None]
     organs = [pair for pair in draft.measured if pair[0].finding is None]
+    size = "Area" if request.volume.grid.is_projection else "Volume"
     told = [
         Table(
             title="Classification of the images as a whole", columns=("Label", "Probability", "Operating threshold"), rows=_scores(request)
         ),
         Table(
             title="Findings",
-            columns=("Finding", "Site", "Volume", "Long x short axis", "Mean (SD)", "Certainty", "Key image"),
+            columns=("Finding", "Site", size, "Long x short axis", "Width x height", "Mean (SD)", "Certainty", "Key image"),
             rows=tuple(_finding(request, *pair) for pair in findings),
         ),
         Table(
             title="Structures",
-            columns=("Structure", "Volume", "Mean (SD)", "Key image"),
+            columns=("Structure", size, "Mean (SD)", "Key image"),
             rows=tuple(_organ(request, *pair) for pair in organs),
         ),
     ]
@@ -73,9 +77,9 @@ def _scores(request: ComposeRequest) -> tuple[Row, ...]:
 
 def _finding(request: ComposeRequest, segment: Segment, measures: SegmentMeasures) -> Row:
     told = _told(measures)
-    long_short = f"{told['long']} x {told['short']} mm" if {"long", "short"} <= set(told) else ""
     cells = (
-        *(segment.name, site(request, segment, measures), told.get("volume", ""), long_short, told.get("mean", "")),
+        *(segment.name, site(request, segment, measures), told.get("size", "")),
+        *(_by(told, "long", "short"), _by(told, "wide", "high"), told.get("mean", "")),
         *(told.get("certainty", ""), place(request, measures.key_slice)),
     )
     return Row(cells=cells, colour=colour(segment))
@@ -83,13 +87,12 @@ def _finding(request: ComposeRequest, segment: Segment, measures: SegmentMeasure
 
 def _organ(request: ComposeRequest, segment: Segment, measures: SegmentMeasures) -> Row:
     told = _told(measures)
-    cells = (segment.name, told.get("volume", ""), told.get("mean", ""), place(request, measures.key_slice))
+    cells = (segment.name, told.get("size", ""), told.get("mean", ""), place(request, measures.key_slice))
     return Row(cells=cells, colour=colour(segment))
 
 
 def _told(measures: SegmentMeasures) -> dict[str, str]:
     """Give a segment's numbers in words, with the digits that the report has."""
-    names = {VOLUME.value: "volume", LONG_AXIS.value: "long", SHORT_AXIS.value: "short", CERTAINTY.value: "certainty"}
     told: dict[str, str] = {}
     deviation = ""
     for entry in measures.measurements:
@@ -97,12 +100,17 @@ def _told(measures: SegmentMeasures) -> dict[str, str]:
             told["mean"] = f"{entry.value:.0f} HU"
         elif entry.concept == ATTENUATION:
             deviation = f" ({entry.value:.0f})"
-        elif entry.concept.value in names:
-            axis = entry.concept in (LONG_AXIS, SHORT_AXIS)
-            told[names[entry.concept.value]] = f"{entry.value:.1f}" if axis else f"{_number(entry)} {entry.unit.value}"
+        elif entry.concept.value in LENGTHS:
+            told[LENGTHS[entry.concept.value]] = f"{entry.value:.1f}"
+        elif entry.concept.value in SIZES:
+            told[SIZES[entry.concept.value]] = f"{_number(entry)} {UNITS.get(entry.unit.value, entry.unit.value)}"
     if "mean" in told:
         told["mean"] += deviation
     return told
+
+
+def _by(told: Mapping[str, str], first: str, second: str) -> str:
+    return f"{told[first]} x {told[second]} mm" if first in told and second in told else ""
 
 
 def _number(entry: Measurement) -> str:

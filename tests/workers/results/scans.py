@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from models.card import Card, ShelvedCard
 from models.vocabulary import Box, Finding, Grid, Prediction, Volume
+from node.profiles import Profile
 from node.settings import ResultsSection
 from node.study import Job, JobState, Mode, Stage
 from workers.results import ComposeRequest
@@ -107,6 +108,8 @@ def block(scan: Scan, low: Sequence[int], high: Sequence[int]) -> NDArray[np.boo
     return np.asarray(((along > np.array(low) - 0.5) & (along < np.array(high) - 0.5)).all(axis=-1))
 
 
+# What most tests look at; a kind that is drawn or optional is asked for by its own tests.
+PLAIN = Profile(name="plain", objects=("seg", "sr"))
 NODULE: dict[str, Any] = {
     "index": 3,
     "label": "Nodule",
@@ -169,6 +172,7 @@ def request(scan: Scan | None = None, *, organs: bool = True, nodules: int = 2, 
         volume=Volume(array=array, grid=scan.grid, unit="HU" if scan.modality == "CT" else "1", modality=scan.modality),
         sources=sources,
         settings=ResultsSection(),
+        profile=PLAIN,
     )
 
 
