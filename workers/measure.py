@@ -81,9 +81,12 @@ def measure(prediction: Prediction, volume: Volume, card: Card) -> tuple[Segment
     boxes = ndimage.find_objects(prediction.labels)
     measured = []
     for label in card.output.labels:
-        where = boxes[label.index - 1] if label.index <= len(boxes) else None
+        own = prediction.masks.get(label.index)
+        array, value = (prediction.labels, label.index) if own is None else (own, 1)
+        found = boxes if own is None else ndimage.find_objects(own.view(np.uint8))
+        where = found[value - 1] if value <= len(found) else None
         if label.kind == "organ" and where is not None:
-            part = _Part(mask=prediction.labels[where] == label.index, where=where, volume=volume)
+            part = _Part(mask=np.asarray(array[where] == value), where=where, volume=volume)
             measured.append(_segment(("organ", label.index), part, card, None))
     for finding in prediction.findings:
         if prediction.instances is None:

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from node.profiles import ORDER, Kind
 from workers.measure import SegmentMeasures, measure
 from workers.results import capture, check, failure, header, pm, seg, sr, wording
+from workers.results.arrangement import arranged
 from workers.results.identity import profile_digest
 from workers.results.request import ComposedObject, ComposeRequest, Draft, FailureRequest
 from workers.results.segments import plan
@@ -44,7 +45,7 @@ def compose(request: ComposeRequest, measured: Sequence[SegmentMeasures] | None 
     Without a segment there is no SEG; an SR there always is, since nothing found is a result too.
     Raises Refused where the prediction cannot be written truly.
     """
-    segments = plan(request)
+    segments = arranged(request, plan(request))
     by_key = {entry.key: entry for entry in (measures(request) if measured is None else measured)}
     draft = Draft(request=request, measured=tuple((segment, by_key[segment.key]) for segment in segments))
     objects = []

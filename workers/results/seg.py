@@ -7,7 +7,10 @@ Ref: PS3.3 A.51, C.8.20
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import highdicom
+import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
@@ -16,10 +19,11 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from models.card import CodedConcept, LabelPart
 from node.profiles import Kind
-from workers.results import header, references, wording
+from workers.results import header, packing, references, seg_frames, wording
+from workers.results.arrangement import binary
 from workers.results.identity import object_uid
 from workers.results.request import ComposeRequest, Draft
-from workers.results.segments import Segment, numbered
+from workers.results.segments import Segment, mask_on
 
 KIND: Kind = "seg"
 ALGORITHM_FAMILY = PydicomCode("123110", "DCM", "Artificial Intelligence")
@@ -29,22 +33,44 @@ def write(draft: Draft) -> tuple[Dataset, ...]:
     """Write the SEGs, none where no voxel is marked: viewers hang on an empty one."""
     segments = tuple(segment for segment in draft.segments if not segment.boxed)
     count = len({segment.seg for segment in segments})
-    return tuple(_build(draft.request, tuple(segment for segment in segments if segment.seg == index)) for index in range(count))
+    return tuple(_build(draft.request, tuple(segment for segment in segments if segment.seg == index), count) for index in range(count))
 
 
-def _build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
-    """Write the SEG of at least one segment.
+def _build(request: ComposeRequest, segments: tuple[Segment, ...], count: int) -> Dataset:
+    """Write the SEG of at least one segment: highdicom everything around one frame, then all frames in its place."""
+    dataset = _of_one_frame(request, segments)
+    touched = range(len(request.sources)) if request.profile.seg_empty_frames else {index for part in segments for index in part.slices}
+    slices = seg_frames.in_space(request, list(touched))
+    frames: list[tuple[Segment | None, int]]
+    if dataset.SegmentationType == "BINARY":
+        shown = [(part, index) for part in segments for index in slices if request.profile.seg_empty_frames or index in part.slices]
+        dataset.PixelData, frames = packing.bits(request, shown), list(shown)
+    else:
+        # The Background item would show every label and colour shifted by one in OHIF.
+        dataset.SegmentSequence = [item for item in dataset.SegmentSequence if item.SegmentNumber > 0]
+        dataset.PixelData, frames = packing.labelmap(request, segments, slices), [(None, index) for index in slices]
+        dataset.file_meta.TransferSyntaxUID = packing.SYNTAXES[request.profile.seg_syntax]
+    dataset.NumberOfFrames = len(frames)
+    dataset.SegmentsOverlap = "YES" if _overlap(request, segments) else "NO"
+    _refer(request, dataset)
+    _place(request, dataset, slices)
+    dataset.BurnedInAnnotation = "NO"
+    header.finish(dataset, request, KIND)
+    _set_apart(request, dataset, segments[0].seg, count)
+    seg_frames.splice(request, dataset, frames)
+    return dataset
 
-    BINARY where a frame ends on a byte. Where it does not, OHIF 3.13 shows BINARY scrambled or hangs, so LABELMAP,
-    and without the Background item, with which it would show every label and colour shifted by one.
-    """
-    rows, columns = request.prediction.grid.shape[1:]
-    binary = rows * columns % 8 == 0
+
+def _of_one_frame(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
+    """Let highdicom write the SEG as if it had one image and one frame."""
     first = header.donor(request.sources[0])
-    dataset = Segmentation(
-        source_images=references.stand_ins(request, [first, *request.sources[1:]]),
-        pixel_array=numbered(request, segments),
-        segmentation_type="BINARY" if binary else "LABELMAP",
+    pixels = np.zeros((1, *request.prediction.grid.shape[1:]), np.uint8 if len(segments) < 256 else np.uint16)
+    pixels[0, 0, 0] = 1
+    series = wording.seg_description(request, segments)
+    written = Segmentation(
+        source_images=references.stand_ins(request, [first]),
+        pixel_array=pixels,
+        segmentation_type="BINARY" if binary(request) else "LABELMAP",
         segment_descriptions=[_description(request, segment) for segment in segments],
         series_instance_uid=object_uid(request, KIND, "series"),
         series_number=request.series_number(KIND),
@@ -57,19 +83,69 @@ def _build(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
         transfer_syntax_uid=ExplicitVRLittleEndian,
         pixel_measures=_pixel_measures(request),
         content_label=wording.content_label(request),
-        content_description=wording.seg_description(request),
-        series_description=wording.seg_description(request, segments),
+        content_description=series,
+        series_description=series,
         contributing_equipment=header.equipment(request),
         specific_character_set=None,
     )
-    if not binary:
-        dataset.SegmentSequence = [item for item in dataset.SegmentSequence if item.SegmentNumber > 0]
-    # highdicom takes the source's own measures, wrong distances included, where the pixel spacing is the same.
-    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(request)
-    references.put_right(request, dataset)
-    dataset.BurnedInAnnotation = "NO"
-    header.finish(dataset, request, KIND)
+    dataset = Dataset()
+    dataset.update(written)
+    dataset.file_meta = written.file_meta
     return dataset
+
+
+def _set_apart(request: ComposeRequest, dataset: Dataset, index: int, count: int) -> None:
+    """Give each of several SEGs a series of its own, and say which it is: OHIF shows only the last SEG of a series."""
+    if count == 1:
+        return
+    for keyword in ("SeriesDescription", "ContentDescription"):
+        setattr(dataset, keyword, wording.part_of(request, str(dataset[keyword].value), f"{index + 1}/{count}"))
+    if index == 0:
+        return
+    dataset.SeriesInstanceUID = object_uid(request, KIND, f"series-{index + 1}")
+    dataset.SOPInstanceUID = object_uid(request, KIND, f"instance-{index + 1}")
+    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
+        item.DimensionOrganizationUID = object_uid(request, KIND, f"dimension-{index + 1}")
+
+
+def _overlap(request: ComposeRequest, segments: tuple[Segment, ...]) -> bool:
+    """Tell whether two of the segments share a voxel; only masks of their own can. Ref: PS3.3 C.8.20.2, (0062,0013)."""
+    if not any(segment.overlapping for segment in segments):
+        return False
+    for index in range(len(request.sources)):
+        planes = [mask_on(request, segment, index) for segment in segments if index in segment.slices]
+        if len(planes) > 1 and np.any(np.sum(planes, axis=0, dtype=np.uint16) > 1):
+            return True
+    return False
+
+
+def _refer(request: ComposeRequest, dataset: Dataset) -> None:
+    """Name every image once, and of a multi-frame image the frames that were used. Ref: PS3.3 C.12.4, C.7.6.1."""
+    sources: dict[str, Dataset] = {}
+    for index, source in enumerate(request.sources):
+        item = sources.get(source.SOPInstanceUID)
+        if item is None:
+            item = sources[source.SOPInstanceUID] = Dataset()
+            references.point(request, item, index)
+        elif "ReferencedFrameNumber" in item:
+            item.ReferencedFrameNumber = [*np.atleast_1d(item.ReferencedFrameNumber).tolist(), request.frame(index)]
+    dataset.SourceImageSequence = list(sources.values())
+    images = []
+    for item in sources.values():
+        image = Dataset()
+        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID
+        images.append(image)
+    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = images
+
+
+def _place(request: ComposeRequest, dataset: Dataset, slices: Sequence[int]) -> None:
+    """Say how the frames lie to each other; those of one segment without a gap are a volume. Ref: PS3.3 C.7.6.17.3."""
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    # highdicom takes the source's own measures, wrong distances included, where the pixel spacing is the same.
+    shared.PixelMeasuresSequence = _pixel_measures(request)
+    one = dataset.SegmentationType == "LABELMAP" or len(dataset.SegmentSequence) == 1
+    if one and len(slices) > 1 and max(slices) - min(slices) == len(slices) - 1:
+        dataset.DimensionOrganizationType = "3D"
 
 
 def _pixel_measures(request: ComposeRequest) -> highdicom.PixelMeasuresSequence:

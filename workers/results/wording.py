@@ -73,6 +73,12 @@ def seg_description(request: ComposeRequest, segments: tuple[Segment, ...] = ())
     return series_description(request, "seg", message(request, segments) if request.profile.description else "")
 
 
+def part_of(request: Origin, description: str, part: str) -> str:
+    """Say in a series' description which of several it is: "AI Organs 1.0.0 2/3 - unverified"."""
+    tail = f" -{_revision(request)} {UNVERIFIED}"
+    return _cut(description.removesuffix(tail), f" {part}{tail}")
+
+
 def message(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
     """Give the result in a few words: "Nodule: 2 marked", "No nodule marked", "Left lung 1.6 mL", "Nothing above threshold"."""
     card = request.card.card
