@@ -205,13 +205,13 @@ def main() -> int:
         told = {row.name: {"seconds": row.ours, "check": row.check, "bytes": row.size, "peak_mb": row.peak_mb} for row in rows}
         print(json.dumps({"name": "results", "ratios": ratios, "goals": GOALS, "holds": holds, "rows": told}))
         return 0 if holds else 1
-    print(f"{'':<22} {'ours s':>7} {'highdicom s':>12} {'ratio':>6} {'check s':>8} {'MB':>8} {'peak MB':>8} {'highdicom':>9}")
+    titles = ("ours s", "highdicom s", "ratio", "check s", "MB", "peak MB", "highdicom's")
+    print(f"{'':<22} " + " ".join(f"{title:>11}" for title in titles))
     for row in rows:
         beside = ("", "", "") if row.highdicom is None else (f"{row.highdicom:.2f}", f"{row.ratio:.1f}", f"{row.peak_mb_highdicom:.0f}")
         check = "" if row.check is None else f"{row.check:.2f}"
-        print(
-            f"{row.name:<22} {row.ours:>7.2f} {beside[0]:>12} {beside[1]:>6} {check:>8} {row.size / 1e6:>8.2f} {row.peak_mb:>8.0f} {beside[2]:>9}"
-        )
+        cells = (f"{row.ours:.2f}", *beside[:2], check, f"{row.size / 1e6:.2f}", f"{row.peak_mb:.0f}", beside[2])
+        print(f"{row.name:<22} " + " ".join(f"{cell:>11}" for cell in cells))
     print("goals hold" if holds else f"goals fail: {GOALS}")
     return 0 if holds else 1
 

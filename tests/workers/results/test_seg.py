@@ -172,14 +172,14 @@ def many(count: int) -> ComposeRequest:
 
 
 def overlapping(shape: tuple[int, int, int] = (10, 24, 32)) -> ComposeRequest:
-    """Give organs of which the second is a mask that reaches into the first and into a finding, and a third inside the second."""
+    """Give organs of which the second is a mask that reaches into the first and into a finding, and a third in both."""
     scan = Scan(shape=shape)
     base = scans.request(scan, nodules=1)
     raw = base.card.card.model_dump(mode="json")
     raw["output"]["labels"].append(dict(raw["output"]["labels"][0], index=4, label="Lobe"))
     raw["measurements"].append({"label": 4, "what": ["volume"]})
     labels = np.where(base.prediction.labels == 2, 0, base.prediction.labels).astype(np.uint8)
-    masks = {2: scans.block(scan, (1, 4, 3), (8, 20, 20)), 4: scans.block(scan, (3, 6, 12), (6, 12, 18))}
+    masks = {2: scans.block(scan, (1, 4, 3), (8, 20, 20)), 4: scans.block(scan, (3, 6, 9), (6, 12, 18))}
     prediction = Prediction(
         grid=scan.grid, labels=labels, instances=base.prediction.instances, findings=base.prediction.findings, masks=masks
     )
@@ -194,7 +194,7 @@ def test_one_binary_seg_holds_segments_that_overlap() -> None:
     assert [item.SegmentLabel for item in dataset.SegmentSequence] == ["Left lung", "Right lung", "Lobe", "Nodule 1"]
     scan = Scan()
     assert np.array_equal(read_with_highdicom(dataset, 2, scan.shape, scan), scans.block(scan, (1, 4, 3), (8, 20, 20)))
-    assert np.array_equal(read_with_highdicom(dataset, 3, scan.shape, scan), scans.block(scan, (3, 6, 12), (6, 12, 18)))
+    assert np.array_equal(read_with_highdicom(dataset, 3, scan.shape, scan), scans.block(scan, (3, 6, 9), (6, 12, 18)))
     assert np.array_equal(read_with_highdicom(dataset, 4, scan.shape, scan), scans.block(scan, (2, 5, 4), (4, 8, 8)))
 
 
@@ -212,7 +212,7 @@ def test_labelmaps_hold_no_two_segments_that_overlap() -> None:
     assert [dataset.SeriesDescription for dataset in datasets] == [f"AI Lung nodules 1.2.0 {n}/3 - unverified" for n in (1, 2, 3)]
     assert {dataset.SegmentsOverlap for dataset in datasets} == {"NO"}
     scan = Scan()
-    assert np.array_equal(read_with_pydicom(datasets[2], 1, scan), scans.block(scan, (3, 6, 12), (6, 12, 18)))
+    assert np.array_equal(read_with_pydicom(datasets[2], 1, scan), scans.block(scan, (3, 6, 9), (6, 12, 18)))
 
 
 def test_the_report_refers_to_the_seg_that_holds_each_segment() -> None:
