@@ -20,7 +20,7 @@ from node.errors import Misconfigured, Retryable
 from node.settings import Settings
 from node.study import Stage
 
-QUEUE_OF = {Stage.PREPARE: "cpu", Stage.INFER: "gpu", Stage.COMPOSE: "cpu", Stage.DELIVER: "io", Stage.RECOMPOSE: "cpu"}
+QUEUE_OF = {Stage.PREPARE: "cpu", Stage.INFER: "gpu", Stage.COMPOSE: "cpu", Stage.DELIVER: "io", Stage.RECOMPOSE: "cpu", Stage.TELL: "cpu"}
 # A socket's path has 108 bytes (sun_path, unix(7)); some systems have 104.
 SOCKET_PATH_MAX_BYTES = 100
 CONNECT_S = 2.0

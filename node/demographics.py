@@ -23,6 +23,7 @@ from node.ledger.holds import Finding
 from node.ledger.jobs import Claim
 from node.patients import Identity, Known
 from node.settings import Settings
+from node.study import Job
 
 log = journal.get("demographics")
 
@@ -86,14 +87,18 @@ def settle(settings: Settings, ledger: Ledger, claim: Claim) -> Mapping[str, Any
     """
     if claim.job.patient is not None:
         return claim.job.patient
-    uids = sorted({uid for some in claim.job.inputs.values() for uid in some})
+    told = look(settings, ledger, claim.job)
+    return told if isinstance(told, Finding) else holds.note_patient(ledger, claim, told)
+
+
+def look(settings: Settings, ledger: Ledger, job: Job) -> Mapping[str, Any] | Finding:
+    """Ask whose images the job's are, and write nothing down."""
+    uids = sorted({uid for some in job.inputs.values() for uid in some})
     received = [patients.identity_of(header) for header in holds.headers(ledger, uids)]
-    word = ask(settings, claim.job.study_instance_uid)
-    released = holds.released_keys(ledger, claim.job.study_instance_uid)
+    word = ask(settings, job.study_instance_uid)
+    released = holds.released_keys(ledger, job.study_instance_uid)
     findings = [finding for finding in against(received, word) if finding.key not in released]
-    if findings:
-        return findings[0]
-    return holds.note_patient(ledger, claim, record(received, word, ledger.clock()))
+    return findings[0] if findings else record(received, word, ledger.clock())
 
 
 def against(received: Sequence[Identity], word: Word) -> list[Finding]:

@@ -14,10 +14,10 @@ from typing import Any
 
 from models import card
 from models.card import ShelvedCard
-from node import assembly, commitment, holds, inputs, journal, proof, retention, routing
+from node import assembly, commitment, holds, inputs, journal, outbox, proof, retention, routing
 from node.broker import Broker, BrokerAway
 from node.errors import Misconfigured, OverreadError, Retryable
-from node.ledger import Ledger, deliveries, instances, jobs, open_ledger, presence, revisions
+from node.ledger import Ledger, deliveries, failures, instances, jobs, open_ledger, presence, revisions
 from node.ledger import holds as hold_rows
 from node.ledger.revisions import Revision
 from node.settings import Settings
@@ -240,10 +240,21 @@ class Dispatcher:
                 stage = Stage.DELIVER if delivery.wants_profile is None else Stage.RECOMPOSE
                 self._broker.submit(stage, delivery.delivery_id, jobs.get(self.ledger, delivery.job_id).priority)
                 deliveries.submitted(self.ledger, delivery.delivery_id)
+            self._tell_failures()
             self._back("broker")
         except BrokerAway as error:
             self._note_away("broker", error.reason)
             self._broker_due = now + 1.0
+
+    def _tell_failures(self) -> None:
+        """Have a worker write the report of a job without a result, where a destination's profile asks for it."""
+        for job in failures.due(self.ledger):
+            if not outbox.failure_profiles(self.settings, job):
+                failures.close(self.ledger, job)
+            elif failures.submitted(self.ledger, job):
+                self._broker.submit(Stage.TELL, job.job_id, job.priority)
+            elif failures.close(self.ledger, job):
+                log.error("failure.not_told", alert=True, job=job.job_id, reason="no worker could write the report")
 
     def _look_at_broker(self) -> None:
         """After a start of the broker, or of ours, every message may be lost: all of them go out again."""

@@ -21,6 +21,12 @@ def to_write(settings: Settings, job: Job) -> list[Profile]:
     return [settings.profile(name) for name in names] or [settings.profile()]
 
 
+def failure_profiles(settings: Settings, job: Job) -> dict[str, str]:
+    """Give the profile of each destination that asks to be told of a job without a result."""
+    live = job.destinations if job.mode is Mode.LIVE else ()
+    return {name: profile.name for name in live if (profile := settings.profile_of(name)).send_failures}
+
+
 def predecessor(settings: Settings, job: Job, profile: str) -> Mapping[str, Any] | None:
     """Give the report that this job's in that profile replaces, or None.
 

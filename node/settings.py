@@ -46,7 +46,7 @@ Seconds = Annotated[float, Field(gt=0)]
 Days = Annotated[float, Field(ge=0)]
 # How work ends, in the order in which images go when the disk fills: first what is safest elsewhere.
 IMAGES_DAYS = {"committed": 7.0, "accepted": 7.0, "dropped": 7.0, "declined": 7.0, "failed": 30.0}
-TIME_LIMITS_S = {"prepare": 600.0, "infer": 1800.0, "compose": 600.0, "deliver": 900.0, "recompose": 600.0}
+TIME_LIMITS_S = {"prepare": 600.0, "infer": 1800.0, "compose": 600.0, "deliver": 900.0, "recompose": 600.0, "tell": 600.0}
 
 
 class _Section(BaseModel):

@@ -89,7 +89,7 @@ def _revision(connection: Connection, row: Row[Any]) -> dict[str, Any]:
 
 def _job(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     keys = ("job_id", "generation", "revision", "model", "version", "mode", "priority", "state", "stage", "attempt", "created_at", "reason")
-    more = ("provisional", "predecessor")
+    more = ("provisional", "predecessor", "told")
     times = sa.select(STAGE_TIMES).where(STAGE_TIMES.c.job_id == row.job_id).order_by(STAGE_TIMES.c.fence)
     deliveries = sa.select(DELIVERIES).where(DELIVERIES.c.job_id == row.job_id)
     parcels = of_job_in(connection, row.job_id)

@@ -42,13 +42,14 @@ class DeliveryState(StrEnum):
 
 
 class Stage(StrEnum):
-    """A stage of a job, each a Celery task; `deliver` and `recompose` belong to a delivery, not to a job."""
+    """A stage of a job, each a Celery task. `deliver` and `recompose` belong to a delivery; `tell` to a job that has failed."""
 
     PREPARE = "prepare"
     INFER = "infer"
     COMPOSE = "compose"
     DELIVER = "deliver"
     RECOMPOSE = "recompose"
+    TELL = "tell"
 
 
 class Mode(StrEnum):

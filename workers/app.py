@@ -21,7 +21,7 @@ from node.settings import Settings
 from node.study import Stage
 
 QUEUES = ("gpu", "cpu", "io")
-STAGES_OF = {"cpu": (Stage.PREPARE, Stage.COMPOSE, Stage.RECOMPOSE), "gpu": (Stage.INFER,), "io": (Stage.DELIVER,)}
+STAGES_OF = {"cpu": (Stage.PREPARE, Stage.COMPOSE, Stage.RECOMPOSE, Stage.TELL), "gpu": (Stage.INFER,), "io": (Stage.DELIVER,)}
 VISIBILITY_TIMEOUT_S = 120
 KILL_AFTER_S = 10.0
 PRIORITY_DEFAULT = 6  # 0 is the highest, and a message without one would count as 0

@@ -19,8 +19,7 @@ from models.card import Accept, BadCard, ShelvedCard
 from models.vocabulary import Grid, Prediction, Volume
 from node import demographics, fit, holds, journal, outbox, routing
 from node.errors import Misconfigured, Refused, Retryable
-from node.ledger import Ledger, deliveries, fallbacks, instances, jobs, open_ledger
-from node.ledger.deliveries import DeliveryClaim
+from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
 from node.ledger.holds import Finding
 from node.profiles import Profile
 from node.settings import Settings
@@ -74,8 +73,8 @@ def make_warm(settings: Settings, queue: str) -> None:
 def prepare(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     """Files -> volumes on the shelf."""
     job = claim.job
-    shelved = _card_of(context, job)
-    volumes, origin = read_volumes(shelved, {role: _paths(context, uids) for role, uids in job.inputs.items()})
+    shelved = card_of(context, job)
+    volumes, origin = read_volumes(shelved, {role: paths(context, uids) for role, uids in job.inputs.items()})
     guard()
     workspace.save_volumes(_shelf(context, claim.job), volumes, origin)
     guard()
@@ -84,7 +83,7 @@ def prepare(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
 
 def infer(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     """Volumes -> prediction on the shelf, on one device that is ours alone meanwhile."""
-    shelved = _card_of(context, claim.job)
+    shelved = card_of(context, claim.job)
     place = _shelf(context, claim.job)
     volumes, _origin = workspace.load_volumes(place)
     names = gpu.devices(context.settings.workers.devices)
@@ -107,13 +106,13 @@ def compose(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
         holds.stop(context.ledger, claim, patient)
         return ()
     guard()
-    request = _analysis(context, job, patient)
+    request = analysis(context, job, patient)
     measures = results.measures(request)
     written = []
     for profile in outbox.to_write(settings, job):
-        composed = results.compose(_in_profile(settings, request, profile), measures)
+        composed = results.compose(in_profile(settings, request, profile), measures)
         guard()
-        written.append(_keep(context, job, profile, composed))
+        written.append(keep(context, job, profile, composed))
     guard()
     if not jobs.written(context.ledger, claim, written, outbox.profiles(settings, job)):
         return ()
@@ -121,36 +120,16 @@ def compose(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     return tuple((Stage.DELIVER, delivery.delivery_id) for delivery in due)
 
 
-def recompose(context: Context, claim: DeliveryClaim, guard: Guard) -> Following:
-    """Prediction -> the parcel in the profile that a delivery wants instead; then it is sent. Idempotent: the first one written stays.
-
-    Raises LostWork and Refused where the work files or the images have gone, or workers were lost at it again and again.
-    """
-    from workers import results  # noqa: PLC0415
-
-    settings, delivery = context.settings, claim.delivery
-    if delivery.attempt > context.ledger.limits.max_attempts:
-        raise Refused(f"the worker was lost or hung {context.ledger.limits.max_attempts} times")
-    parcel = jobs.parcel(context.ledger, delivery.job_id, delivery.generation, delivery.wants_profile)
-    if parcel is None:
-        job, profile = jobs.get(context.ledger, delivery.job_id), settings.profile(delivery.wants_profile)
-        composed = results.compose(_in_profile(settings, _analysis(context, job, job.patient), profile))
-        guard()
-        parcel = _keep(context, job, profile, composed)
-        guard()
-    return ((Stage.DELIVER, delivery.delivery_id),) if fallbacks.point(context.ledger, claim, parcel) else ()
-
-
-def _analysis(context: Context, job: Job, patient: Mapping[str, Any] | None) -> ComposeRequest:
+def analysis(context: Context, job: Job, patient: Mapping[str, Any] | None) -> ComposeRequest:
     """Read back what there is to be written of a finished prediction; raises LostWork, Refused, Misconfigured."""
-    shelved, place = _card_of(context, job), _shelf(context, job)
+    shelved, place = card_of(context, job), _shelf(context, job)
     volumes, origin = workspace.load_volumes(place)
-    files = dict(zip(origin.images, _paths(context, origin.images), strict=True))
+    files = dict(zip(origin.images, paths(context, origin.images), strict=True))
     request = _request((job, shelved, workspace.load_prediction(place)), volumes, origin, files, context.settings)
     return replace(request, sources=correction.apply(request.sources, patient))
 
 
-def _in_profile(settings: Settings, request: ComposeRequest, profile: Profile) -> ComposeRequest:
+def in_profile(settings: Settings, request: ComposeRequest, profile: Profile) -> ComposeRequest:
     """Give the request for one viewer profile, naming the report that its destinations have."""
     told = outbox.predecessor(settings, request.job, profile.name)
     return replace(request, profile=profile, job=replace(request.job, predecessor=told))
@@ -186,7 +165,7 @@ def run(shelved: ShelvedCard, source: Path, out: Path, settings: Settings, profi
     volumes, origin = read_volumes(shelved, by_role)
     prediction = predict(shelved, volumes, gpu.devices(settings.workers.devices)[0])
     request = _request((job, shelved, prediction), volumes, origin, files, settings)
-    composed, summary = results.compose(_in_profile(settings, request, chosen))
+    composed, summary = results.compose(in_profile(settings, request, chosen))
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for number, entry in enumerate(composed, start=1):
@@ -263,7 +242,8 @@ def _advance(context: Context, claim: jobs.Claim, stage: Stage) -> Following:
     return ((stage, claim.job.job_id),) if jobs.advance(context.ledger, claim, stage) else ()
 
 
-def _card_of(context: Context, job: Job) -> ShelvedCard:
+def card_of(context: Context, job: Job) -> ShelvedCard:
+    """Give the card that the job was planned for; raises Misconfigured where it is not here any more."""
     shelved = context.cards.get(job.model)
     if shelved is None:
         raise Misconfigured(f"no model card named {job.model} is installed here; add it to [models] dir on every host")
@@ -272,7 +252,7 @@ def _card_of(context: Context, job: Job) -> ShelvedCard:
     return shelved
 
 
-def _paths(context: Context, uids: Sequence[str]) -> list[Path]:
+def paths(context: Context, uids: Sequence[str]) -> list[Path]:
     """Give the spool files; raises Refused when retention took one, for it will not come back by itself."""
     found = instances.paths(context.ledger, uids)
     missing = [uid for uid in uids if uid not in found or not (context.settings.data_dir / found[uid]).is_file()]
@@ -309,7 +289,7 @@ def _request(
     )
 
 
-def _keep(context: Context, job: Job, profile: Profile, composed: Composed) -> Parcel:
+def keep(context: Context, job: Job, profile: Profile, composed: Composed) -> Parcel:
     """Make the composed objects durable and describe them."""
     from workers.results import profile_digest  # noqa: PLC0415
 

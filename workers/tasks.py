@@ -18,12 +18,12 @@ from node import deliver as sender
 from node import journal, routing
 from node.broker import Broker
 from node.errors import Misconfigured, NoRoom, Refused, Retryable
-from node.ledger import deliveries, fallbacks, instances, jobs
+from node.ledger import deliveries, failures, fallbacks, instances, jobs
 from node.ledger.deliveries import DeliveryClaim
 from node.settings import Settings
 from node.settings import load as load_settings
 from node.study import Job, Mode, Stage
-from workers import pipeline, workspace
+from workers import pipeline, rewrite, workspace
 from workers.app import app
 from workers.heartbeat import Heartbeat, LostLease, Rhythm
 
@@ -119,6 +119,12 @@ def recompose(delivery_id: str) -> None:
     _at_the_edge(_rewrite, Stage.RECOMPOSE, delivery_id)
 
 
+@app.task(name="overread.tell")  # type: ignore[untyped-decorator]
+def tell(job_id: str) -> None:
+    """Job without a result -> a report that says so, where a site asks."""
+    _at_the_edge(_tell, Stage.TELL, job_id)
+
+
 def _at_the_edge(run: Callable[[Stage, str], None], stage: Stage, ident: str) -> None:
     """Let nothing out: what could not even be written into the ledger is found there by its expired lease."""
     structlog.contextvars.bind_contextvars(stage=str(stage), ident=ident)
@@ -206,13 +212,34 @@ def _rewrite(stage: Stage, delivery_id: str) -> None:
     log.info("stage.started", fence=claim.fence, profile=claim.delivery.wants_profile)
     with Heartbeat(lambda: deliveries.renew(context.ledger, claim, limits.lease_s), _rhythm(stage)) as beat:
         try:
-            following = pipeline.recompose(context, claim, beat.check)
+            following = rewrite.recompose(context, claim, beat.check)
         except Exception as error:  # noqa: BLE001 -- the process edge: every error becomes a state
             _settle_rewrite(context, claim, error)
             return
     log.info("stage.ended", fence=claim.fence)
     for next_stage, ident in following:
         SITE.submit(next_stage, ident, jobs.get(context.ledger, claim.delivery.job_id))
+
+
+def _tell(_stage: Stage, job_id: str) -> None:
+    """Write it without a claim: of two the first counts. What no further try mends ends in the journal, and nobody is told."""
+    context = SITE.context
+    job = jobs.get(context.ledger, job_id)
+    if not failures.is_untold(context.ledger, job_id):
+        log.debug("claim.none")
+        return
+    try:
+        following = rewrite.tell(context, job)
+    except (Refused, Misconfigured, BadCard) as error:
+        _tell_nobody(context, job, error)
+        return
+    for stage, ident in following:
+        SITE.submit(stage, ident, job)
+
+
+def _tell_nobody(context: pipeline.Context, job: Job, error: Exception) -> None:
+    if failures.close(context.ledger, job):
+        log.error("failure.not_told", alert=True, job=job.job_id, reason=str(error))
 
 
 def _settle_rewrite(context: pipeline.Context, claim: DeliveryClaim, error: Exception) -> None:

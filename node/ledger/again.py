@@ -1,17 +1,19 @@
 """A second chance by hand: what FAILED goes on from where it can, under the same identity.
 
-A failed job wrote no parcel, so it is no new generation; a failed delivery sends the stored bytes it has not sent yet.
+A failed job wrote no result, so it is no new generation, unless an archive was sent a report that it failed. A failed
+delivery sends the stored bytes it has not sent yet.
 What was superseded stays so: a newer revision answers for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from node.ledger import Ledger
-from node.ledger.schema import DELIVERIES, JOBS
+from node.ledger.schema import DELIVERIES, JOBS, PARCELS
 from node.study import DeliveryState, JobState, Stage
 
 
@@ -30,10 +32,14 @@ def retry(ledger: Ledger, study_uid: str) -> Restarted:
     mine = JOBS.c.study_instance_uid == study_uid
     # What retention has forgotten cannot be read again: the study must be sent once more.
     failed_jobs = sa.update(JOBS).where(mine, JOBS.c.state == JobState.FAILED, JOBS.c.images_were.is_(None))
-    work = due | {"state": JobState.QUEUED, "stage": Stage.PREPARE, "returns": 0, "not_before": now, "updated_at": now, "patient": None}
+    work: dict[str, Any] = due | {"state": JobState.QUEUED, "stage": Stage.PREPARE, "returns": 0, "not_before": now, "updated_at": now}
+    # What was told of its failure has that generation's UIDs.
+    told = sa.exists().where(PARCELS.c.job_id == JOBS.c.job_id, PARCELS.c.generation == JOBS.c.generation)
+    work |= {"patient": None, "told": None, "generation": JOBS.c.generation + sa.case((told, 1), else_=0)}
     # A delivery that a newer revision stopped is FAILED too, but its job is SUPERSEDED: only a written job's are sent.
-    written = sa.select(JOBS.c.job_id).where(mine, JOBS.c.state == JobState.WRITTEN)
-    failed_deliveries = sa.update(DELIVERIES).where(DELIVERIES.c.job_id.in_(written), DELIVERIES.c.state == DeliveryState.FAILED)
+    same = (DELIVERIES.c.job_id == JOBS.c.job_id, DELIVERIES.c.generation == JOBS.c.generation)
+    written = sa.exists().where(mine, *same, JOBS.c.state == JobState.WRITTEN)
+    failed_deliveries = sa.update(DELIVERIES).where(written, DELIVERIES.c.state == DeliveryState.FAILED)
     sending = due | {"state": DeliveryState.PENDING, "next_at": now, "ended_at": None, "wants_profile": None}
     with ledger.writing() as connection:
         ledger.lock(connection, [study_uid])

@@ -122,12 +122,12 @@ def send_back(ledger: Ledger, claim: Claim, stage: Stage, reason: str) -> bool:
 
 def decline(ledger: Ledger, claim: Claim, reason: str) -> bool:
     """End the job: the input is not one this model may judge; `reason` is for a technologist."""
-    return _end(ledger, claim, _ended(ledger.clock(), JobState.DECLINED, reason), "declined")
+    return _end(ledger, claim, _without_result(ledger.clock(), JobState.DECLINED, reason), "declined")
 
 
 def fail(ledger: Ledger, claim: Claim, reason: str) -> bool:
     """End the job: it cannot be done; `reason` is for a technologist."""
-    return _end(ledger, claim, _ended(ledger.clock(), JobState.FAILED, reason), "failed")
+    return _end(ledger, claim, _without_result(ledger.clock(), JobState.FAILED, reason), "failed")
 
 
 def cancel(ledger: Ledger, job_id: str, reason: str) -> bool:
@@ -150,7 +150,7 @@ def written(ledger: Ledger, claim: Claim, results: Sequence[Parcel], destination
         stored = {entry.profile: parcels.keep_in(ledger, connection, entry) for entry in results}
         if claim.job.mode is Mode.LIVE:
             for destination, profile in destinations.items():
-                _open_delivery(connection, destination, stored[profile], now)
+                open_delivery(connection, destination, stored[profile], now)
     return True
 
 
@@ -170,7 +170,7 @@ def expired(ledger: Ledger) -> list[Job]:
         job = job_of(row)
         taken = Claim(job=job, stage=job.stage, fence=job.fence)
         if job.attempt >= ledger.limits.max_attempts:
-            values = _ended(now, JobState.FAILED, f"the worker was lost or hung in {job.stage}, {job.attempt} times")
+            values = _without_result(now, JobState.FAILED, f"the worker was lost or hung in {job.stage}, {job.attempt} times")
         else:
             values = _queued(now, submit_after=now) | {"reason": f"the worker was lost or hung in {job.stage}; tried again"}
         if _end(ledger, taken, values, "lost", JOBS.c.lease_until <= now):
@@ -257,6 +257,12 @@ def _ended(now: float, state: JobState, reason: str | None) -> dict[str, Any]:
     return {"state": state, "updated_at": now, "lease_until": None, "reason": reason}
 
 
+def _without_result(now: float, state: JobState, reason: str) -> dict[str, Any]:
+    """End the job; whether a destination of a live one is told is decided next (node/ledger/failures.py)."""
+    told = sa.case((JOBS.c.mode == Mode.LIVE, sa.false()), else_=sa.null())
+    return _ended(now, state, reason) | {"told": told, "submit_after": now, "submissions": 0}
+
+
 def _end(ledger: Ledger, claim: Claim, values: dict[str, Any], outcome: str, *also: sa.ColumnElement[bool]) -> bool:
     with ledger.writing() as connection:
         return _end_in(connection, claim, values, outcome, ledger.clock(), *also)
@@ -274,7 +280,8 @@ def _moved(connection: Connection, statement: sa.Update) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
-def _open_delivery(connection: Connection, destination: str, parcel: Parcel, now: float) -> None:
+def open_delivery(connection: Connection, destination: str, parcel: Parcel, now: float) -> None:
+    """Make the PENDING delivery of a parcel that is stored."""
     identity = delivery_id(parcel.job_id, parcel.generation, destination)
     connection.execute(
         sa.insert(DELIVERIES).values(

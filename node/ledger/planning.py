@@ -139,6 +139,7 @@ def _fresh(now: float) -> dict[str, Any]:
         "stage": Stage.PREPARE,
         "attempt": 0,
         "returns": 0,
+        "told": None,
         # Nothing was written: whose results they are is asked anew.
         "patient": None,
         "not_before": now,

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     true,
 )
 
@@ -149,6 +150,8 @@ JOBS = Table(
     Column("started_at", Float),
     Column("lease_until", Float),
     Column("reason", Text),
+    # Of a job that ended without a result: whether it was decided who is told (node/ledger/failures.py).
+    Column("told", Boolean),
     # Planned on a hint that the study is whole: prepared, and no further before the proof.
     Column("provisional", Boolean, nullable=False, default=False),
     # The reports of the same model on earlier revisions that the destinations have: written down once, so that compose is repeatable.
@@ -163,6 +166,9 @@ JOBS = Table(
     # RUNNING ones are few; those that ended are counted and listed by when they did.
     Index("jobs_by_state", "state", "updated_at"),
 )
+
+_UNTOLD = JOBS.c.told == false()
+Index("jobs_untold", JOBS.c.submit_after, sqlite_where=_UNTOLD, postgresql_where=_UNTOLD)
 
 JOB_SERIES = Table(
     "job_series",

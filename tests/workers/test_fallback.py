@@ -24,7 +24,7 @@ from node.settings import Settings
 from node.study import Delivery, DeliveryState, Parcel, Stage
 from tests import phantoms, shelf
 from tests.node import work
-from workers import folder, pipeline, tasks, workspace
+from workers import folder, pipeline, rewrite, tasks, workspace
 
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 STAGES = (Stage.PREPARE, Stage.INFER, Stage.COMPOSE)
@@ -148,11 +148,11 @@ def test_a_refused_result_is_written_as_basic_and_arrives(site: Site, tmp_path: 
 def test_writing_it_twice_gives_the_same_bytes_and_one_parcel(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that dies just before its move leaves files that the next one finds equal."""
     site.refuse()
-    real = pipeline.fallbacks.point
-    monkeypatch.setattr(pipeline.fallbacks, "point", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    real = rewrite.fallbacks.point
+    monkeypatch.setattr(rewrite.fallbacks, "point", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     tasks.recompose(site.ident)
     before = {path: path.read_bytes() for path in (site.tasks.settings.data_dir / "parcels").rglob("*.dcm")}
-    monkeypatch.setattr(pipeline.fallbacks, "point", real)
+    monkeypatch.setattr(rewrite.fallbacks, "point", real)
     tasks.recompose(site.ident)
     tasks.recompose(site.ident)
     assert {path: path.read_bytes() for path in (site.tasks.settings.data_dir / "parcels").rglob("*.dcm")} == before
@@ -221,7 +221,7 @@ def _no_profile(_settings: Settings, name: str | None = None) -> None:
 def test_trouble_while_it_writes_is_tried_again_and_then_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error nobody foresaw keeps the delivery waiting, three times; its words stay out of the ledger."""
     site.refuse()
-    monkeypatch.setattr(pipeline, "recompose", lambda *_: (_ for _ in ()).throw(KeyError("Qvortrup")))
+    monkeypatch.setattr(rewrite, "recompose", lambda *_: (_ for _ in ()).throw(KeyError("Qvortrup")))
     for attempt in range(1, 4):
         assert site.delivery.state is DeliveryState.PENDING
         tasks.recompose(site.ident)
