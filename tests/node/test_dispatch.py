@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from node import dispatch, holds
 from node.archive import Archive
 from node.dispatch import Dispatcher
 from node.errors import Misconfigured
-from node.ledger import Ledger, deliveries, instances, jobs, open_ledger, revisions
+from node.ledger import Ledger, deliveries, failures, fallbacks, instances, jobs, open_ledger, revisions
 from node.settings import Settings
 from node.study import DeliveryState, JobState, RevisionState, Stage
 from tests import shelf
@@ -270,3 +271,51 @@ def test_a_format_that_this_node_cannot_run_stops_the_start(tmp_path: Path) -> N
     settings = Settings.model_validate({"node": {"data_dir": str(tmp_path)}, "models": {"dir": str(folder)}})
     with pytest.raises(Misconfigured, match="'wishful' is not one this node has"):
         dispatch.serve(settings, threading.Event())
+
+
+def test_a_delivery_that_wants_another_profile_goes_to_the_cpu(
+    dispatcher: Dispatcher, settings: Settings, ledger: Ledger, clock: Clock
+) -> None:
+    """Also where its own worker's message was lost; when it is written the next message is for sending."""
+    job = work.written_job(ledger)
+    (delivery,) = deliveries.of_job(ledger, job.job_id, 1)
+    held = deliveries.claim(ledger, delivery.delivery_id, 8)
+    assert held
+    assert fallbacks.ask(ledger, held, "basic", "no such class") is Stage.RECOMPOSE
+    clock.now += jobs.SUBMIT_GRACE_S
+    with valkey(settings) as client:
+        dispatcher.step()
+        assert messages(client) == [("overread.recompose", delivery.delivery_id)]
+        writing = deliveries.claim(ledger, delivery.delivery_id, 8, Stage.RECOMPOSE)
+        assert writing
+        clock.now += 8.1  # the worker is killed
+        dispatcher.step()
+        assert messages(client) == [("overread.recompose", delivery.delivery_id)]
+        writing = deliveries.claim(ledger, delivery.delivery_id, 8, Stage.RECOMPOSE)
+        assert writing
+        assert fallbacks.point(ledger, writing, replace(work.parcel_of(job), profile="basic"))
+        clock.now += jobs.SUBMIT_GRACE_S
+        dispatcher.step()
+        assert messages(client) == [("overread.deliver", delivery.delivery_id)]
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_failed_job_is_told_only_where_a_site_asks(settings: Settings, ledger: Ledger, clock: Clock, asks: bool) -> None:  # noqa: FBT001 -- one of two sites
+    """A message for the report, and after the last one in vain an end; without a wish the matter is closed at once."""
+    peer = {"name": "archive", "ae_title": "A", "host": "127.0.0.1", "port": 1, "profile": "told" if asks else "ohif"}
+    told = {"profiles": [{"name": "told", "base": "ohif", "send_failures": True}], "peers": [peer]}
+    job = work.queued_job(ledger)
+    held = jobs.claim(ledger, job.job_id, Stage.PREPARE, 8)
+    assert held
+    assert jobs.fail(ledger, held, "no memory")
+    made = Dispatcher(Settings.model_validate(settings.model_dump() | told), ledger, CARDS)
+    with valkey(settings) as client:
+        made.step()
+        assert messages(client) == ([("overread.tell", job.job_id)] if asks else [])
+        assert failures.is_untold(ledger, job.job_id) is asks
+        for _ in range(failures.SUBMISSIONS_MAX):
+            clock.now += jobs.RESUBMIT_MAX_S
+            made.step()
+        assert len(messages(client)) == (failures.SUBMISSIONS_MAX - 1 if asks else 0)
+        assert not failures.is_untold(ledger, job.job_id)
+    made.close()

@@ -117,6 +117,17 @@ def test_models_run_writes_seg_and_sr_without_a_node(site: Path, tmp_path: Path)
     assert "44 of 44 images" in facts["summary"]
 
 
+def test_models_run_writes_the_profile_it_is_told(site: Path, tmp_path: Path) -> None:
+    """`--profile basic` has no SEG; a profile that nobody has is named in the error."""
+    command = ("models", "run", "two-parts", str(site / "study"), "--out", str(tmp_path), "--json", "--config", str(site / "overread.toml"))
+    kinds = [Path(path).stem.split("-")[1] for path in json.loads(overread(*command, "--profile", "basic").stdout)["files"]]
+    assert "seg" not in kinds
+    assert kinds[-1] == "sr"
+    done = overread(*command, "--profile", "nobodys")
+    assert done.returncode != 0
+    assert "nobodys" in done.stdout + done.stderr
+
+
 def test_models_list_and_an_unknown_name(site: Path) -> None:
     """The shelf is listed; an unknown name is told the known ones."""
     done = overread("models", "list", "--json", "--config", str(site / "overread.toml"))

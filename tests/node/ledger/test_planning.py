@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from node.ledger import Ledger, deliveries, instances, jobs, looks, revisions
+from node.ledger import Ledger, deliveries, fallbacks, instances, jobs, looks, revisions
 from node.study import JobState, ParcelObject, Plan, RevisionState, Stage
 from tests.node import work
 from tests.node.conftest import Clock
@@ -151,3 +151,48 @@ def test_another_model_s_report_is_no_predecessor(ledger: Ledger) -> None:
     sent(ledger, work.queued_job(ledger, model="other").job_id, number=71)
     revise(ledger, "job-2", 4)
     assert jobs.get(ledger, "job-2").predecessor is None
+
+
+def test_each_destination_s_own_report_is_remembered(ledger: Ledger) -> None:
+    """One got `ohif`, the other fell back to `basic`, a third got nothing: the next revision's job knows each."""
+    job = work.queued_job(ledger, destinations=("archive", "strict", "down"))
+    report = replace(work.parcel_of(job).objects[1], sop_class_uid=SR, sop_instance_uid="2.25.71")
+    parcel = replace(work.parcel_of(job), objects=(report,))
+    assert jobs.written(ledger, work.at_compose(ledger, job), [parcel], dict.fromkeys(job.destinations, "ohif"))
+    for name in job.destinations:
+        held = deliveries.claim(ledger, jobs.delivery_id(job.job_id, 1, name), 8)
+        assert held
+        if name == "strict":
+            assert fallbacks.ask(ledger, held, "basic", "no such class")
+            writing = deliveries.claim(ledger, held.delivery.delivery_id, 8, Stage.RECOMPOSE)
+            assert writing
+            other = replace(parcel, profile="basic", objects=(replace(report, sop_instance_uid="2.25.72"),))
+            assert fallbacks.point(ledger, writing, other)
+            held = deliveries.claim(ledger, held.delivery.delivery_id, 8)
+            assert held
+        if name == "down":
+            assert deliveries.fail(ledger, held, "gone")
+            continue
+        assert deliveries.object_sent(ledger, held, held.parcel.objects[0].sop_instance_uid, 0)
+        assert deliveries.sent(ledger, held, None)
+    revise(ledger, "job-2", 4)
+    told = jobs.get(ledger, "job-2").predecessor
+    assert told is not None
+    held_by = {name: (entry["profile"], entry["sop_instance_uid"]) for name, entry in told["held"].items()}
+    assert held_by == {"archive": ("ohif", "2.25.71"), "strict": ("basic", "2.25.72")}
+    assert told["newest"]["sop_instance_uid"] == "2.25.71"
+
+
+def test_what_a_destination_refuses_is_not_its_report(ledger: Ledger) -> None:
+    """The one parcel is out at an archive; the other destination waits for another form of it and has nothing yet."""
+    job = work.queued_job(ledger, destinations=("archive", "strict"))
+    assert jobs.written(ledger, work.at_compose(ledger, job), [work.parcel_of(job)], dict.fromkeys(job.destinations, "ohif"))
+    for name in job.destinations:
+        held = deliveries.claim(ledger, jobs.delivery_id(job.job_id, 1, name), 8)
+        assert held
+        if name == "strict":
+            assert fallbacks.ask(ledger, held, "basic", "no such class")
+        else:
+            assert deliveries.object_sent(ledger, held, "2.25.7", 0)
+    revise(ledger, "job-2", 4)
+    assert set((jobs.get(ledger, "job-2").predecessor or {})["held"]) == {"archive"}

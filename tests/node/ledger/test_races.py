@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from node.ledger import Ledger, deliveries, instances, jobs, revisions
+from node.ledger import Ledger, deliveries, fallbacks, instances, jobs, revisions
 from node.ledger.jobs import Claim
 from node.ledger.schema import INSTANCES, JOBS, REVISIONS
 from node.study import JobState, RevisionState, Stage
@@ -100,6 +101,17 @@ def _write(ledger: Ledger, held: Claim) -> list[bool]:
     return [jobs.written(ledger, held, [work.parcel_of(held.job)], {"archive": "ohif"})]
 
 
+def _point(ledger: Ledger, delivery_id: str, summary: str) -> list[str]:
+    """Write what a delivery wants, as fast as the others; give what is stored in the end."""
+    held = deliveries.claim(ledger, delivery_id, 60, Stage.RECOMPOSE)
+    assert held
+    job = jobs.get(ledger, held.delivery.job_id)
+    assert fallbacks.point(ledger, held, replace(work.parcel_of(job), profile="basic", summary=summary))
+    stored = jobs.parcel(ledger, job.job_id, 1, "basic")
+    assert stored
+    return [stored.summary]
+
+
 def _take_back(ledger: Ledger) -> list[str]:
     return [entry.job_id for entry in jobs.expired(ledger)]
 
@@ -146,6 +158,20 @@ def test_of_two_writers_of_one_claim_one_wins(place: tuple[str, Path], shared: L
     held = work.at_compose(shared, work.queued_job(shared))
     assert sorted(racers.run(place, _write, [(held,)] * PROCESSES)) == [[False], [False], [True]]
     assert len(deliveries.of_job(shared, held.job.job_id, 1)) == 1
+
+
+def test_of_three_destinations_that_fall_back_one_writes_for_all(place: tuple[str, Path], shared: Ledger, racers: Racers) -> None:
+    """Three workers write the same profile of one job at once: one parcel, and all three deliveries send it."""
+    names = ("a", "b", "c")
+    job = work.written_job(shared, destinations=names)
+    idents = [jobs.delivery_id(job.job_id, 1, name) for name in names]
+    for ident in idents:
+        held = deliveries.claim(shared, ident, 8)
+        assert held
+        assert fallbacks.ask(shared, held, "basic", "no such class") is Stage.RECOMPOSE
+    seen = racers.run(place, _point, [(ident, f"of {ident}") for ident in idents])
+    assert len({summary for some in seen for summary in some}) == 1
+    assert {deliveries.get(shared, ident).profile for ident in idents} == {"basic"}
 
 
 def test_an_expired_lease_is_taken_back_by_one_sweep(place: tuple[str, Path], shared: Ledger, racers: Racers) -> None:
