@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from node.profiles import ORDER, Kind
 from workers.measure import SegmentMeasures, measure
-from workers.results import capture, check, failure, header, pm, seg, sr, wording
+from workers.results import capture, check, failure, header, pm, rtstruct, seg, sr, wording
 from workers.results.arrangement import arranged
 from workers.results.identity import profile_digest
 from workers.results.request import ComposedObject, ComposeRequest, Draft, FailureRequest
@@ -23,7 +23,13 @@ from workers.results.segments import plan
 __all__ = ["ComposeRequest", "Composed", "ComposedObject", "FailureRequest", "compose", "compose_failure", "measures", "profile_digest"]
 
 # What writes each kind: no object where the analysis has nothing for it, several where one would not do.
-WRITERS: Mapping[Kind, Callable[[Draft], Sequence[Dataset]]] = {"seg": seg.write, "pm": pm.write, "sc": capture.write, "sr": sr.write}
+WRITERS: Mapping[Kind, Callable[[Draft], Sequence[Dataset]]] = {
+    "seg": seg.write,
+    "pm": pm.write,
+    "rtstruct": rtstruct.write,
+    "sc": capture.write,
+    "sr": sr.write,
+}
 
 
 class Composed(NamedTuple):

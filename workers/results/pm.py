@@ -23,6 +23,7 @@ from workers.results.request import ComposeRequest, Draft
 KIND: Kind = "pm"
 STEPS = 255
 """A stored value is this many times the probability."""
+MAP_SERIES = 10  # added to the Series Number for each further label
 
 
 def write(draft: Draft) -> tuple[Dataset, ...]:
@@ -48,7 +49,7 @@ def _build(draft: Draft, part: LabelPart, number: int) -> Dataset:
         source_images=references.stand_ins(request, [header.donor(request.sources[0]), *request.sources[1:]]),
         pixel_array=values.astype(np.uint16),
         series_instance_uid=object_uid(request, KIND, f"series{place}"),
-        series_number=request.series_number(KIND) + number - 1,
+        series_number=request.series_number(KIND) + MAP_SERIES * (number - 1),
         sop_instance_uid=object_uid(request, KIND, f"instance{place}"),
         instance_number=1,
         manufacturer=header.MANUFACTURER,

@@ -76,7 +76,7 @@ def test_a_map_says_of_what_it_is_the_probability() -> None:
     first, second = maps()
     assert [entry.ContentDescription for entry in (first, second)] == ["Probability of Left lung", "Probability of Nodule"]
     assert first.SeriesInstanceUID != second.SeriesInstanceUID
-    assert (first.SeriesNumber, second.SeriesNumber) == (9006, 9007)
+    assert (first.SeriesNumber, second.SeriesNumber) == (9006, 9016)
     assert second.SeriesDescription == "Probability of Nodule - AI lung-test 1.2.0 unverified"
     mapping = second.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
     assert [item.ConceptCodeSequence[0].CodeMeaning for item in mapping.QuantityDefinitionSequence] == ["Probability", "Nodule"]
