@@ -14,13 +14,14 @@ from models.vocabulary import Grid, Triple, Volume
 from node.errors import Refused
 from workers import radiographs
 from workers.frames import Frame, Origin, frames
-from workers.pixels import UNREADABLE, decode, quiet, read
+from workers.pixels import UNREADABLE, calibration, decode, quiet, read
 from workers.planes import Plane, Vector, along_normal, one_series, placed, text
 from workers.stacks import choose, without_localizers
 
 STEEPEST = 45.0  # degrees: no gantry leans further, so more is a mistake
 MISSING = 1.5  # of a step: a wider gap has lost a slice
 UNEVEN = 0.02  # of a step: how far a slice may lie from its even place
+UNCLEAR = "The images' pixel description is incomplete or contradicts itself."
 ROUNDED_MM = 0.06  # writers that round positions to 0.1 mm put them up to 0.05 mm off
 
 
@@ -33,6 +34,15 @@ class Loaded:
 
     volume: Volume
     sources: tuple[Dataset, ...]
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A series as its headers describe it: the planes in z order, the grid they lie on, and what of the files they are."""
+
+    planes: tuple[Plane, ...]
+    grid: Grid
     origin: Origin
 
 
@@ -50,6 +60,31 @@ def load(paths: Sequence[Path]) -> Loaded:
     found = frames(paths)
     if any(radiographs.is_radiograph(frame) for frame in found):
         return _radiograph(found)
+    stack = _stack(found)
+    with quiet():
+        try:
+            array = decode([plane.frame for plane in stack.planes])
+        except UNREADABLE:
+            raise Refused(UNCLEAR) from None
+    modality = str(stack.planes[0].header.Modality)
+    return Loaded(
+        volume=Volume(array=array, grid=stack.grid, unit="HU" if modality == "CT" else "1", modality=modality),
+        sources=tuple(plane.header for plane in stack.planes),
+        origin=stack.origin,
+    )
+
+
+def judge(paths: Sequence[Path]) -> tuple[Grid, Dataset]:
+    """Judge a series as `load` does, a stack by its headers alone; give its grid and its first header. Raises Refused."""
+    found = frames(paths)
+    if any(radiographs.is_radiograph(frame) for frame in found):
+        return _radiograph(found).volume.grid, found[0].header
+    stack = _stack(found)
+    return stack.grid, stack.planes[0].header
+
+
+def _stack(found: Sequence[Frame]) -> Stack:
+    """Choose, sort and judge the planes of one volume; raises Refused."""
     kept, left_out = without_localizers(found)
     planes: Sequence[Plane] = [placed(frame) for frame in kept]
     if len(planes) < 2:
@@ -63,13 +98,13 @@ def load(paths: Sequence[Path]) -> Loaded:
         _one_stack(planes, places_mm)
         grid = _grid(planes)
         try:
-            array = decode([plane.frame for plane in planes])
+            for plane in planes:
+                calibration(plane.header)
         except UNREADABLE:
-            raise Refused("The images' pixel description is incomplete or contradicts itself.") from None
-    modality = str(planes[0].header.Modality)
-    return Loaded(
-        volume=Volume(array=array, grid=grid, unit="HU" if modality == "CT" else "1", modality=modality),
-        sources=tuple(plane.header for plane in planes),
+            raise Refused(UNCLEAR) from None
+    return Stack(
+        planes=tuple(planes),
+        grid=grid,
         origin=Origin(
             sources=tuple(plane.frame.source for plane in planes),
             given=len(found),

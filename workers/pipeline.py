@@ -216,6 +216,16 @@ def read_volumes(shelved: ShelvedCard, files: Mapping[str, Sequence[Path]]) -> t
     return {role: entry.volume for role, entry in loaded.items()}, loaded[shelved.card.reference_role].origin
 
 
+def inspect(shelved: ShelvedCard, files: Mapping[str, Sequence[Path]]) -> None:
+    """Judge each role's series as `read_volumes` does, by the headers alone; raises Refused."""
+    from workers import load  # noqa: PLC0415
+
+    for entry in shelved.card.inputs:
+        grid, header = load.judge(files[entry.role])
+        if header.SOPClassUID in frames.ENHANCED:
+            _within_limits(grid, entry.accept)
+
+
 def _within_limits(grid: Grid, accept: Accept) -> None:
     """Refuse a volume made of frames that the card excludes; routing saw no frame's place."""
     between_mm = grid.between_planes_mm

@@ -1,15 +1,17 @@
 """`overread rules explain`: what routing decides of each series for each model, in the words a technologist reads.
 
-A folder is routed now; of a stored study, named by its UID, the decision at its planning is shown, and what would be decided
-now where that differs. Nothing of the patient is shown; a series' description, free text, only where it is asked for.
+A folder is routed now, and what is taken is judged as prepare would judge it, but for the pixels. Of a stored study, named by its
+UID, the decision at its planning is shown with what became of the job, and what would be decided now where that differs.
+Nothing of the patient is shown; a series' description, free text, only where it is asked for.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,19 @@ from node import decided, routing
 from node.errors import Refused
 from node.ledger import instances, open_ledger
 from node.settings import Settings
-from node.study import Job, JobPlan, Series, Study
+from node.study import Job, JobPlan, JobState, Series, Study
 from workers import folder, pipeline
 
 NAMES_OF = {number: name for name, number in routing.PRIORITIES.items()}
+ENDED_BADLY = (JobState.DECLINED, JobState.FAILED, JobState.CANCELLED, JobState.SUPERSEDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of one series for one model: taken as these roles, or the reason."""
+    """What became of one series for one model: taken as these roles, or the reason.
+
+    but  why it was, or would be, not analysed although it was taken
+    """
 
     roles: tuple[str, ...] = ()
     images: int = 0
@@ -38,6 +44,7 @@ class Verdict:
     priority: str | None = None
     destinations: tuple[str, ...] = ()
     reason: str | None = None
+    but: str | None = field(default=None, compare=False)
 
     @property
     def taken(self) -> bool:
@@ -51,19 +58,25 @@ class Verdict:
             return f"not taken: {self.reason}"
         kept = "kept, not sent" if self.mode == "shadow" else "results to nobody: no peer receives results"
         to = f"results to {', '.join(self.destinations)}" if self.destinations else kept
-        return f"taken as {' and '.join(self.roles)}: {self.images} images, {self.mode}, {self.priority}, {to}"
+        but = f", but {self.but}" if self.but else ""
+        return f"taken as {' and '.join(self.roles)}: {self.images} images, {self.mode}, {self.priority}, {to}{but}"
 
 
 By = Mapping[tuple[str, str], Verdict]
 
 
 def main(settings: Settings, source: str, *, as_json: bool, descriptions: bool = False) -> int:
-    """Explain a folder, or a stored study; exit code 0 when some model takes a series, else 1. Raises Refused, BadCard."""
+    """Explain a folder, or a stored study; exit code 0 when some model takes a series and nothing speaks against it, else 1.
+
+    Raises Refused, BadCard.
+    """
     cards = pipeline.known_cards(settings)
     routing.check_rules(settings.rules, cards)
     if Path(source).is_dir():
-        found = folder.studies(folder.read(Path(source)))
-        answers = [_answer(study, cards, _verdicts(study, _route(settings, cards, study))) for study in found]
+        found = folder.scan(Path(source))
+        if found.words:
+            print(found.words, file=sys.stderr)
+        answers = [_new(settings, cards, study) for study in folder.studies(found.instances)]
     elif re.fullmatch(r"[0-9.]{1,64}", source):
         answers = [_stored(settings, cards, source)]
     else:
@@ -76,7 +89,23 @@ def main(settings: Settings, source: str, *, as_json: bool, descriptions: bool =
     else:
         for answer in answers:
             _show(answer)
-    return 0 if any(answer["taken"] for answer in answers) else 1
+    return 0 if any(not entry["but"] for answer in answers for entry in answer["taken"]) else 1
+
+
+def _new(settings: Settings, cards: Mapping[str, ShelvedCard], study: Study) -> dict[str, Any]:
+    """Explain a study of a folder: routing's verdicts, and prepare's on what was taken."""
+    jobs, reasons = _route(settings, cards, study)
+    files = {image.sop_instance_uid: Path(image.path) for series in study.series for image in series.instances}
+    refused: dict[str, str] = {}
+    for job in jobs:
+        try:
+            pipeline.inspect(cards[job.model], {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()})
+        except Refused as error:
+            refused[job.model] = f"prepare would decline it: {error.reason}"
+    verdicts = _verdicts(study, (jobs, reasons)).items()
+    return _answer(
+        study, cards, {key: replace(verdict, but=refused.get(key[0])) if verdict.taken else verdict for key, verdict in verdicts}
+    )
 
 
 def _route(settings: Settings, cards: Mapping[str, ShelvedCard], study: Study) -> Any:
@@ -122,6 +151,7 @@ def _verdicts(study: Study, decision: tuple[Sequence[Job | JobPlan], Mapping[tup
                 mode=str(job.mode),
                 priority=NAMES_OF.get(job.priority, str(job.priority)),
                 destinations=tuple(job.destinations),
+                but=f"the job is {job.state}: {job.reason}" if isinstance(job, Job) and job.state in ENDED_BADLY else None,
             )
     return verdicts
 

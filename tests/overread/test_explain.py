@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 
 from node import routing
 from node.errors import Refused
-from node.ledger import instances, open_ledger, revisions
+from node.ledger import instances, jobs, open_ledger, revisions
 from node.settings import Settings
+from node.study import Stage
 from overread.commands import explain
+from tests import phantoms
 from tests.zoo import resonance, table, tomography
 from tests.zoo.series import Case, uid, write
 from workers import folder, pipeline
@@ -76,6 +79,56 @@ def test_the_table_is_words_for_a_technologist(tmp_path: Path, capsys: pytest.Ca
     assert "tardía" not in out
     explain.main(site(tmp_path), source, as_json=False, descriptions=True)
     assert "tardía" in capsys.readouterr().out
+
+
+def test_what_prepare_would_decline_is_told_beside_what_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's series that fits a model and lacks slices: taken, but; and the exit code says that nothing would be analysed."""
+    monkeypatch.setenv("COLUMNS", "400")
+    source = write(PHASES, tmp_path)
+    lost = [path for path in sorted(source.rglob("*")) if path.is_file() and _place(path) in {(3, 40), (3, 41)}]
+    assert len(lost) == 2
+    for path in lost:
+        path.unlink()
+    (source / "notes.txt").write_text("no image")
+    assert explain.main(site(tmp_path), str(source), as_json=False) == 1
+    said = capsys.readouterr()
+    assert "results to archive, but prepare would decline it: Slices are missing: image 39 and image 42 lie 9.0 mm apart" in said.out
+    assert said.err == "1 file passed over: 1 (no DICOM file)\n"
+    answer = asked(capsys, site(tmp_path), str(source))
+    assert [entry["but"][:40] for entry in answer["taken"]] == ["prepare would decline it: Slices are miss"[:40]]
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Give an image's series number and its own."""
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    return int(header.SeriesNumber), int(header.get("InstanceNumber", 0))
+
+
+def test_a_folder_of_files_that_nobody_could_send_says_why(tmp_path: Path) -> None:
+    """Files without the UIDs that a sender needs are no silent nothing."""
+    (path,) = phantoms.write_tiny(tmp_path / "odd", phantoms.Tiny(slices=1))
+    dataset = pydicom.dcmread(path)
+    del dataset.StudyInstanceUID
+    dataset.save_as(path)
+    with pytest.raises(Refused, match=r"that a node could receive; 1 file passed over: 1 \(the data set has no StudyInstance"):
+        explain.main(site(tmp_path), str(tmp_path / "odd"), as_json=True)
+
+
+def test_a_stored_study_tells_what_became_of_its_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Taken by routing and declined in prepare: both are told, and today's routing is no other."""
+    settings = site(tmp_path)
+    study_uid = receive(settings, PHASES, tmp_path)
+    ledger = open_ledger(settings)
+    (job,) = jobs.queued(ledger)
+    claim = jobs.claim(ledger, job.job_id, Stage.PREPARE, 8)
+    assert claim is not None
+    assert jobs.decline(ledger, claim, "Slices are missing.")
+    ledger.close()
+    answer = asked(capsys, settings, study_uid)
+    assert [entry["but"] for entry in answer["taken"]] == ["the job is DECLINED: Slices are missing."]
+    assert answer["differs_now"] == []
 
 
 def test_a_stored_study_shows_what_was_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
