@@ -18,7 +18,7 @@ from node import deliver as sender
 from node import journal, routing
 from node.broker import Broker
 from node.errors import Misconfigured, NoRoom, Refused, Retryable
-from node.ledger import deliveries, failures, fallbacks, instances, jobs
+from node.ledger import deliveries, failures, fallbacks, instances, jobs, shadowing
 from node.ledger.deliveries import DeliveryClaim
 from node.settings import Settings
 from node.settings import load as load_settings
@@ -142,10 +142,16 @@ def _job_stage(stage: Stage, job_id: str) -> None:
     if claim is None:
         log.debug("claim.none")
         return
-    if _mode_now(context, claim.job) is Mode.OFF:
+    mode = _mode_now(context, claim.job)
+    if mode is Mode.OFF:
         jobs.cancel(context.ledger, job_id, "the rules switch this model off")
         log.info("job.cancelled")
         return
+    if mode is Mode.SHADOW and claim.job.mode is Mode.LIVE:
+        log.info("job.shadowed")
+        claim = shadowing.keep_unsent(context.ledger, claim)
+        if claim is None:
+            return
     log.info("stage.started", fence=claim.fence)
     with Heartbeat(lambda: jobs.renew(context.ledger, claim, limits.lease_s), _rhythm(stage)) as beat:
         try:

@@ -16,9 +16,9 @@ from models.card import BadCard
 from models.vocabulary import Unfit
 from node import journal
 from node.errors import Misconfigured, NoRoom, Refused, Retryable
-from node.ledger import Ledger, jobs
-from node.settings import Settings
-from node.study import Job, JobState, Stage
+from node.ledger import Ledger, jobs, shadowing
+from node.settings import Rule, Settings
+from node.study import Job, JobState, Mode, Stage
 from tests.node import work
 from workers import pipeline, tasks, workspace
 from workers.heartbeat import LostLease
@@ -139,6 +139,25 @@ def test_a_model_switched_off_in_the_file_cancels_a_queued_job(site: tasks.Site,
     os.utime(config, (time.time() + 5, time.time() + 5))
     job = run_with(raising(AssertionError("must not run")), site.context.ledger, monkeypatch)
     assert (job.state, job.reason) == (JobState.CANCELLED, "the rules switch this model off")
+
+
+def test_a_model_put_into_the_shadow_keeps_what_it_makes_of_a_queued_job(
+    site: tasks.Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """At its next stage the job loses its destinations; it goes on, and another worker's word that comes late changes nothing."""
+    ledger = site.context.ledger
+    site.settings = site.settings.model_copy(update={"rules": (Rule(model="chest-ct", mode="shadow"),)})
+    seen: list[jobs.Claim] = []
+
+    def stage(context: pipeline.Context, claim: jobs.Claim, _guard: pipeline.Guard) -> pipeline.Following:
+        seen.append(claim)
+        assert jobs.advance(context.ledger, claim, Stage.INFER)
+        return ()
+
+    job = run_with(stage, ledger, monkeypatch)
+    assert [(claim.job.mode, claim.job.destinations) for claim in seen] == [(Mode.SHADOW, ())]
+    assert (job.state, job.stage, job.mode, job.destinations) == (JobState.QUEUED, Stage.INFER, Mode.SHADOW, ())
+    assert shadowing.keep_unsent(ledger, seen[0]) is None
 
 
 def test_a_ledger_that_is_away_breaks_no_worker(site: tasks.Site, monkeypatch: pytest.MonkeyPatch) -> None:
