@@ -2,7 +2,7 @@
 
 Looking may read files and ask archives, so the dispatch loop lets a thread do it; `suspicious` tells from the ledger alone
 which revisions need it. What was released is never held again for the same. Dates of a modality decide nothing:
-one in the future is a warning on the revision, all times of ours are the ledger's.
+one in the future is a warning on the revision, unless the site wants it held; all times of ours are the ledger's.
 """
 
 from __future__ import annotations
@@ -91,7 +91,12 @@ def judge(settings: Settings, ledger: Ledger, revision: Revision, images: Images
     What was released before is left out. Raises Retryable while the ledger is away.
     """
     found = _look(settings, ledger, revision, images) if looking else Judgement()
-    judgement = replace(found, warnings=(*found.warnings, *clock_warnings(images, ledger.clock())))
+    ahead = clock_warnings(images, ledger.clock())
+    judgement = replace(found, warnings=(*found.warnings, *ahead))
+    if ahead and settings.assembly.on_future_date == "hold":
+        wrong = Finding(kind="clock", key=key("clock", ahead), reason=f"{ahead[0]}; correct the clock, then release the study as it is")
+        if wrong.key not in rows.released_keys(ledger, revision.study_instance_uid):
+            judgement = replace(found, findings=(*found.findings, wrong))
     if judgement.warnings:
         rows.warn(ledger, revision, judgement.warnings)
     return judgement

@@ -110,6 +110,7 @@ class AssemblySection(_Section):
     count_stable_s  between the two counts that prove a series
     give_up_s       after the last arrival: a study of which the archive has more is then declined or held (`on_mismatch`),
                     one that could not be proved goes on with the quiet time as its evidence
+    on_future_date  a series that the modality dates later than tomorrow is told as odd, or held
     fetch_inputs    get from peers with `retrieve` the series that a model of several inputs lacks and nobody sent
     """
 
@@ -120,6 +121,7 @@ class AssemblySection(_Section):
     give_up_s: Seconds = 900
     on_mismatch: Literal["decline", "hold"] = "decline"
     fetch_inputs: bool = True
+    on_future_date: Literal["warn", "hold"] = "warn"
 
 
 class WorkersSection(_Section):

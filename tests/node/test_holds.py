@@ -234,6 +234,18 @@ def test_a_modality_clock_in_the_future_is_a_warning_and_decides_nothing(bench: 
     assert 1_700_000_000 < done.last_arrival_at < bench.clock.now
 
 
+def test_a_site_may_want_a_wrong_clock_held(bench: Bench) -> None:
+    """With on_future_date = hold the study waits for a word; released it goes on, and is not held for that again."""
+    settings = bench.dispatcher.settings
+    strict = settings.assembly.model_copy(update={"on_future_date": "hold"})
+    bench.dispatcher.settings = settings.model_copy(update={"assembly": strict})
+    bench.receive(image(1, StudyDate="20231117"))
+    assert bench.settle().state is HELD
+    assert kinds(bench) == ["clock"]
+    holds.release(bench.ledger, STUDY, "A. Clerk", "the clock was put right at noon")
+    assert bench.settle().state is RevisionState.DECLINED
+
+
 def test_a_released_study_goes_on_and_is_held_again_only_for_something_new(bench: Bench) -> None:
     """A release covers what was seen, in later revisions too."""
     bench.receive(image(1))
