@@ -58,7 +58,7 @@ def load(paths: Sequence[Path]) -> Loaded:
     does not matter. Where a gantry leaned, the grid's axes are not at right angles. Ref: PS3.3 C.7.6.2.1.1
     """
     found = frames(paths)
-    if any(radiographs.is_radiograph(frame) for frame in found):
+    if _is_radiograph(found):
         return _radiograph(found)
     stack = _stack(found)
     with quiet():
@@ -77,7 +77,7 @@ def load(paths: Sequence[Path]) -> Loaded:
 def judge(paths: Sequence[Path]) -> tuple[Grid, Dataset]:
     """Judge a series as `load` does, a stack by its headers alone; give its grid and its first header. Raises Refused."""
     found = frames(paths)
-    if any(radiographs.is_radiograph(frame) for frame in found):
+    if _is_radiograph(found):
         return _radiograph(found).volume.grid, found[0].header
     stack = _stack(found)
     return stack.grid, stack.planes[0].header
@@ -113,9 +113,15 @@ def _stack(found: Sequence[Frame]) -> Stack:
     )
 
 
+def _is_radiograph(found: list[Frame]) -> bool:
+    with quiet():
+        return any(radiographs.is_radiograph(frame) for frame in found)
+
+
 def _radiograph(found: list[Frame]) -> Loaded:
     picture = radiographs.volume(found)
-    origin = Origin(sources=(found[0].source,), given=1, remark="")
+    with quiet():
+        origin = Origin(sources=(found[0].source,), given=1, remark="")
     return Loaded(volume=picture, sources=(found[0].header,), origin=origin)
 
 
