@@ -10,7 +10,7 @@ On SQLite and on a private PostgreSQL, both durable (fsync). What a ledger of ma
 Then studies of 200 images go through the whole life by the functions that dispatch and the workers call; each call is timed. A step's
 figure is its lower quartile: what it takes when nobody else uses the machine; the median and the slowest stand beside it. The floor is
 a point lookup by primary key in the same run.
-The command is measured on this ledger and on an empty one: start-up of Python is no fault of the ledger's.
+The command is measured on this ledger and on an empty one, the fastest runs of each: start-up of Python is no fault of the ledger's.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from tests.node import databases
 
 GOAL_MS = 50.0
 IMAGES = 200
+COMMANDS = 8
 CT, SEG = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.66.4"
 ASSEMBLY = AssemblySection(quiet_s=0.001, quiet_max_s=0.001, count_stable_s=0.001)
 
@@ -203,11 +204,14 @@ def measure(kind: str, url: str, folder: Path, options: argparse.Namespace) -> d
     questions(watch, ledger, options.rounds * 5, options.studies)
     ledger.close()
     with _empty(kind, url, empty) as other:
-        for number in range(1, 9):
-            bare = command(empty, other, number)
-            watch.taken["command, less the same on an empty ledger"].append((command(folder / "full", url, number * 997) - bare) * 1000)
-            watch.taken["(command on an empty ledger)"].append(bare * 1000)
-    return watch.taken
+        full, bare = [], []
+        for number in range(1, COMMANDS + 1):
+            bare.append(command(empty, other, number) * 1000)
+            full.append(command(folder / "full", url, number * 997) * 1000)
+    # A process of a second on a busy machine varies by more than what is asked for: the fastest are compared with the fastest.
+    fastest = zip(sorted(full)[: COMMANDS // 2], sorted(bare), strict=False)
+    watch.taken["command, less the same on an empty ledger"] = [mine - other for mine, other in fastest]
+    return watch.taken | {"(command)": full, "(command on an empty ledger)": bare}
 
 
 @contextmanager
