@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
 from models.card import LabelPart
+from models.vocabulary import Grid
 from node.errors import Refused
 from workers.results.identity import tracking_uid
 from workers.results.request import ComposeRequest
@@ -63,6 +64,8 @@ def verify(request: ComposeRequest, segs: Sequence[Dataset]) -> tuple[Marked, ..
     wanted = _wanted(request)
     if bool(wanted) != bool(segs):
         raise Refused("the prediction marks something but there is no SEG" if wanted else "the SEG is empty")
+    if len({seg.SeriesInstanceUID for seg in segs}) != len(segs):
+        raise Refused("two SEGs of the result share a series, of which a viewer shows one")
     found: list[Marked] = []
     for seg in segs:
         _check_geometry(request, seg)
@@ -122,10 +125,13 @@ def _values(plane: NDArray[Any]) -> list[int]:
 def _check_geometry(request: ComposeRequest, seg: Dataset) -> None:
     """Compare the SEG's plane with the images' and with the grid, in millimetres of the farthest corner."""
     grid, first = request.prediction.grid, request.sources[0]
+    if (seg.Rows, seg.Columns) != grid.shape[1:] or len(request.sources) != grid.shape[0] or (first.Rows, first.Columns) != grid.shape[1:]:
+        raise Refused("the prediction's grid is not that of the images")
+    if grid.is_projection:
+        _check_projection(request, seg)
+        return
     if seg.FrameOfReferenceUID != first.FrameOfReferenceUID:
         raise Refused("the SEG lies in another frame of reference than the images")
-    if (seg.Rows, seg.Columns) != grid.shape[1:] or len(request.sources) != grid.shape[0]:
-        raise Refused("the prediction's grid is not that of the images")
     shared = seg.SharedFunctionalGroupsSequence[0]
     orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
     spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
@@ -143,6 +149,20 @@ def _check_geometry(request: ComposeRequest, seg: Dataset) -> None:
         place = grid.to_world_mm(np.array([[index, 0.0, 0.0]]))[0]
         if np.abs(place - np.array(source.ImagePositionPatient, dtype=float)).max() > PLACE_MM:
             raise Refused("the source images are not in the order of the volume's slices")
+
+
+def _check_projection(request: ComposeRequest, seg: Dataset) -> None:
+    """Look that a radiograph's SEG claims no place in the patient, and millimetres only where the picture is calibrated."""
+    shared, grid = seg.SharedFunctionalGroupsSequence[0], request.prediction.grid
+    placed = ("PlanePositionSequence", "PlaneOrientationSequence")
+    if (
+        any(keyword in group for group in (shared, *seg.PerFrameFunctionalGroupsSequence) for keyword in placed)
+        or "FrameOfReferenceUID" in seg
+    ):
+        raise Refused("the SEG places a radiograph in the patient")
+    told = [list(map(float, item.PixelSpacing)) for item in shared.get("PixelMeasuresSequence", ())]
+    if len(told) != int(grid.calibrated) or any(np.abs(np.subtract(spacing, grid.spacing_mm[1:])).max() > 1e-6 for spacing in told):
+        raise Refused("the SEG's pixel spacing is not that of the radiograph, or claims millimetres that are not known")
 
 
 def _check_references(request: ComposeRequest, seg: Dataset) -> None:
@@ -271,16 +291,21 @@ def _bytes(group: Dataset, keyword: str) -> bytes | None:
 def _slice_of(request: ComposeRequest, group: Dataset) -> int:
     """Find the slice a frame lies on by its position alone, and compare with the source it names."""
     grid = request.prediction.grid
-    position = np.array([group.PlanePositionSequence[0].ImagePositionPatient], dtype=float)
-    index = round(float(grid.to_index(position)[0, 0]))
-    off_mm = np.abs(grid.to_world_mm(np.array([[index, 0.0, 0.0]])) - position).max()
-    if not 0 <= index < grid.shape[0] or off_mm > PLACE_MM:
-        raise Refused("a frame of the SEG lies on none of the images")
+    index = 0 if grid.is_projection else _place_of(grid, group.PlanePositionSequence[0])
     images = [item for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
     derived = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.get("ReferencedFrameNumber")) for item in images]
     source = request.sources[index]
     if derived != [(source.SOPClassUID, source.SOPInstanceUID, request.frame(index))]:
         raise Refused("a frame of the SEG names another source image than the one it lies on")
+    return index
+
+
+def _place_of(grid: Grid, plane: Dataset) -> int:
+    position = np.array([plane.ImagePositionPatient], dtype=float)
+    index = round(float(grid.to_index(position)[0, 0]))
+    off_mm = np.abs(grid.to_world_mm(np.array([[index, 0.0, 0.0]])) - position).max()
+    if not 0 <= index < grid.shape[0] or off_mm > PLACE_MM:
+        raise Refused("a frame of the SEG lies on none of the images")
     return index
 
 

@@ -64,6 +64,9 @@ def _build(request: ComposeRequest, segments: tuple[Segment, ...], count: int) -
 def _of_one_frame(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dataset:
     """Let highdicom write the SEG as if it had one image and one frame."""
     first = header.donor(request.sources[0])
+    if request.prediction.grid.is_projection:
+        # A radiograph's frame of reference places nothing, and its SEG's frames lie on the picture alone. Ref: PS3.3 Table A.51-2
+        first = _without_place(first)
     pixels = np.zeros((1, *request.prediction.grid.shape[1:]), np.uint8 if len(segments) < 256 else np.uint16)
     pixels[0, 0, 0] = 1
     series = wording.seg_description(request, segments)
@@ -81,7 +84,7 @@ def _of_one_frame(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dat
         software_versions=header.software_versions(request),  # type: ignore[arg-type]  # pydicom takes a list only
         device_serial_number=request.settings.installation_id,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        pixel_measures=_pixel_measures(request),
+        pixel_measures=None if request.prediction.grid.is_projection else _pixel_measures(request),
         content_label=wording.content_label(request),
         content_description=series,
         series_description=series,
@@ -92,6 +95,13 @@ def _of_one_frame(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dat
     dataset.update(written)
     dataset.file_meta = written.file_meta
     return dataset
+
+
+def _without_place(source: Dataset) -> Dataset:
+    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient", "ImageOrientationPatient"):
+        if keyword in source:
+            del source[keyword]
+    return source
 
 
 def _set_apart(request: ComposeRequest, dataset: Dataset, index: int, count: int) -> None:
@@ -139,8 +149,21 @@ def _refer(request: ComposeRequest, dataset: Dataset) -> None:
 
 
 def _place(request: ComposeRequest, dataset: Dataset, slices: Sequence[int]) -> None:
-    """Say how the frames lie to each other; those of one segment without a gap are a volume. Ref: PS3.3 C.7.6.17.3."""
+    """Say how the frames lie to each other, those of one segment without a gap as a volume; a projection has millimetres or none.
+
+    Ref: PS3.3 C.7.6.17.3, C.7.6.16.2.1, C.7.6.1.1.1
+    """
     shared = dataset.SharedFunctionalGroupsSequence[0]
+    grid = request.prediction.grid
+    if grid.is_projection:
+        dataset.PatientOrientation = request.sources[0].get("PatientOrientation")
+        if "PixelMeasuresSequence" in shared:
+            del shared.PixelMeasuresSequence  # highdicom copies the detector's too
+        if grid.calibrated:
+            measures = Dataset()
+            measures.PixelSpacing = [float(f"{spacing:.9g}") for spacing in grid.spacing_mm[1:]]
+            shared.PixelMeasuresSequence = [measures]
+        return
     # highdicom takes the source's own measures, wrong distances included, where the pixel spacing is the same.
     shared.PixelMeasuresSequence = _pixel_measures(request)
     one = dataset.SegmentationType == "LABELMAP" or len(dataset.SegmentSequence) == 1

@@ -36,8 +36,12 @@ def in_space(request: ComposeRequest, slices: Sequence[int]) -> list[int]:
 def splice(request: ComposeRequest, dataset: Dataset, frames: Sequence[tuple[Segment | None, int]]) -> None:
     """Put the groups of all frames, (segment, slice index) each, into a SEG that highdicom wrote for one frame.
 
+    The one frame of a projection's LABELMAP is highdicom's own.
     From here on the dataset counts as read from Explicit VR Little Endian: pydicom writes these bytes as they are.
     """
+    projection = request.prediction.grid.is_projection
+    if projection and frames[0][0] is None:
+        return
     template = dataset.PerFrameFunctionalGroupsSequence[0]
     order = {index: place for place, index in enumerate(in_space(request, list({index for _, index in frames})), start=1)}
     alone = len(dataset.SegmentSequence) == 1
@@ -45,9 +49,9 @@ def splice(request: ComposeRequest, dataset: Dataset, frames: Sequence[tuple[Seg
     numbers = {segment.number: _of_segment(segment.number) for segment, _ in frames if segment is not None and not alone}
     items = []
     for segment, index in frames:
-        dimensions = ([] if segment is None else [segment.number]) + ([] if request.prediction.grid.is_projection else [order[index]])
+        dimensions = ([] if segment is None else [segment.number]) + ([] if projection else [order[index]])
         before, after = slices[index]
-        parts = (before, _of_frame(dimensions or [1]), after, numbers.get(segment.number, b"") if segment is not None else b"")
+        parts = (before, _of_frame(dimensions), after, numbers.get(segment.number, b"") if segment is not None else b"")
         body = b"".join(parts)
         items.append(ITEM + struct.pack("<L", len(body)) + body)
     correct_ambiguous_vr(dataset, is_little_endian=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import highdicom
@@ -16,11 +18,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from models.card import Card
-from models.vocabulary import Prediction
+from models.vocabulary import Prediction, Volume
 from node.errors import Refused
 from node.profiles import Profile
+from tests.servers import require
 from tests.workers.results import scans
 from tests.workers.results.scans import Scan
+from workers.radiographs import grid
 from workers.results import ComposeRequest, compose, header, seg
 from workers.results.arrangement import arranged
 from workers.results.segments import mask, plan
@@ -255,3 +259,68 @@ def test_a_segment_of_more_frames_than_the_destination_takes_is_refused() -> Non
     """A mask cut in two would be two organs; the reason names segment, frames and limit."""
     with pytest.raises(Refused, match="Left lung takes 8 frames, and the destination takes no object of more than 7"):
         compose(asked(scans.request(), frames_max=7))
+
+
+def radiograph(*, calibrated: bool, shape: tuple[int, int] = (24, 32), **changes: Any) -> ComposeRequest:
+    """Give a finished analysis of one digital radiograph with two lungs, one of them a mask that overlaps the other."""
+    source = Scan(shape=(1, *shape)).sources(**changes)[0]
+    for keyword in (
+        "FrameOfReferenceUID",
+        "PositionReferenceIndicator",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "SliceThickness",
+    ):
+        del source[keyword]
+    source.SOPClassUID, source.Modality = "1.2.840.10008.5.1.4.1.1.1.1", "DX"
+    source.PatientOrientation, source.ImagerPixelSpacing = ["L", "F"], [0.7, 0.9]
+    source.PixelSpacing = [0.6, 0.8] if calibrated else [0.7, 0.9]
+    base = scans.request(nodules=0)
+    labels = np.zeros((1, *shape), np.uint8)
+    labels[0, 3:9, 4:11] = 1
+    right = np.zeros((1, *shape), bool)
+    right[0, 5:20, 9:15] = True
+    where = grid(source)
+    return replace(
+        base,
+        job=scans.job([source]),
+        sources=(source,),
+        prediction=Prediction(grid=where, labels=labels, masks={2: right}),
+        volume=Volume(array=np.zeros((1, *shape), np.float32), grid=where, unit="1", modality="DX"),
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_radiograph_gets_a_seg_on_its_picture_and_nowhere_in_the_patient(form: str, *, calibrated: bool) -> None:
+    """Without a frame of reference a frame lies on the image it names; millimetres are told only where they are known."""
+    request = asked(radiograph(calibrated=calibrated), **FORMS[form])
+    datasets = written(request)
+    assert len(datasets) == (1 if form == "binary" else 2)
+    shared = datasets[0].SharedFunctionalGroupsSequence[0]
+    assert ("PixelMeasuresSequence" in shared) == calibrated
+    if calibrated:
+        assert list(shared.PixelMeasuresSequence[0].PixelSpacing) == [0.6, 0.8]
+    frames = [frame for dataset in datasets for frame in dataset.pixel_array.reshape(-1, 24, 32)]
+    assert np.array_equal(frames[0] == 1, request.prediction.labels[0] == 1)
+    assert np.array_equal(frames[1] == 1, request.prediction.masks[2][0])
+    for dataset in datasets:
+        assert "FrameOfReferenceUID" not in dataset
+        assert list(dataset.PatientOrientation) == ["L", "F"]
+        for group in dataset.PerFrameFunctionalGroupsSequence:
+            assert "PlanePositionSequence" not in group
+            (image,) = group.DerivationImageSequence[0].SourceImageSequence
+            assert image.ReferencedSOPInstanceUID == request.sources[0].SOPInstanceUID
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("form", ["binary", "labelmap"])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_dciodvfy_finds_no_fault_in_a_radiographs_seg(form: str, tmp_path: Path, *, calibrated: bool) -> None:
+    """The functional groups that a picture cannot have are not required where each frame names its source."""
+    for number, entry in enumerate(compose(asked(radiograph(calibrated=calibrated), **FORMS[form])).objects):
+        if entry.kind == "seg":
+            (tmp_path / f"{number}.dcm").write_bytes(entry.dataset_bytes)
+            done = subprocess.run([require("dciodvfy"), tmp_path / f"{number}.dcm"], capture_output=True, text=True, check=False)
+            lines = {line.strip() for line in (done.stdout + done.stderr).splitlines()} - {"Segmentation"}
+            assert lines <= ({"Error - Information Object Not found"} if form == "labelmap" else set())
