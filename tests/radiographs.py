@@ -155,9 +155,8 @@ def _header(shown: Radiograph) -> FileDataset:
     made.PatientOrientation = list(shown.orientation)
     made.BodyPartExamined = "BREAST" if modality == "MG" else "CHEST"
     made.ViewPosition = "CC" if modality == "MG" else "PA"
-    if modality == "CR":
-        made.Laterality = None
-    else:
+    if modality != "CR":
+        _digital(made, breast=modality == "MG")
         made.ImageLaterality = "L" if modality == "MG" else "U"
         made.PresentationIntentType = "FOR PROCESSING" if "raw" in shown.kind else "FOR PRESENTATION"
         made.PixelIntensityRelationship, made.PixelIntensityRelationshipSign = "LIN", 1 if shown.inverted else -1
@@ -166,6 +165,24 @@ def _header(shown: Radiograph) -> FileDataset:
         made.LossyImageCompression, made.BurnedInAnnotation = "00", "NO"
     _describe_pixels(made, shown)
     return made
+
+
+def _digital(made: Dataset, *, breast: bool) -> None:
+    """Say what digital X-ray must say of the body and the machine. Ref: PS3.3 A.26, A.27."""
+    region = ("76752008", "Breast") if breast else ("51185008", "Chest")
+    view = ("399162004", "cranio-caudal") if breast else ("399348003", "postero-anterior")
+    made.AnatomicRegionSequence, made.ViewCodeSequence = [_code(*region)], [_code(*view)]
+    made.AcquisitionContextSequence = []
+    made.DetectorType, made.PositionerType = "DIRECT", "MAMMOGRAPHIC" if breast else "COLUMN"
+    if breast:
+        made.OrganExposed = "BREAST"
+        made.ViewCodeSequence[0].ViewModifierCodeSequence = []
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return item
 
 
 def _describe_pixels(made: Dataset, shown: Radiograph) -> None:

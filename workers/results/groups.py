@@ -155,12 +155,23 @@ def bare_numbers(measures: SegmentMeasures) -> Iterator[sr.NumContentItem]:
 
 
 def library_entry(request: ComposeRequest, first: Dataset, index: int) -> Dataset:
-    """Give one key image's header as the Image Library wants it, with the slice thickness that it requires."""
+    """Give one key image's header as the Image Library wants it, with the slice thickness that it requires.
+
+    A radiograph has no place; its orientation and spacing are told where it has both. Ref: PS3.16 TID 1603, TID 1604
+    """
     source = request.sources[index]
     entry = Dataset()
     entry.Modality = first.Modality
     for keyword in ("SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"):
-        setattr(entry, keyword, source[keyword].value)
+        if source.get(keyword):
+            setattr(entry, keyword, source[keyword].value)
+    if request.prediction.grid.is_projection:
+        described = all(keyword in source and source[keyword].VM == 2 for keyword in ("PatientOrientation", "ImagerPixelSpacing"))
+        for keyword in ("PatientOrientation", "ImagerPixelSpacing") if described else ():
+            entry.add(deepcopy(source[keyword]))
+        if not described:
+            entry.Modality = ""  # highdicom then asks for neither
+        return entry
     for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
         entry.add(deepcopy(source[keyword]))
     between_mm = request.prediction.grid.between_planes_mm

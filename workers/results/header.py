@@ -142,10 +142,10 @@ def finish(dataset: Dataset, request: Origin, kind: Kind) -> None:
 
 def _set_dates(dataset: Dataset, request: Origin) -> None:
     moment = moment_of(request)
-    for keyword in ("InstanceCreationDate", "ContentDate", "SeriesDate"):
-        setattr(dataset, keyword, f"{moment:%Y%m%d}")
-    for keyword in ("InstanceCreationTime", "ContentTime", "SeriesTime"):
-        setattr(dataset, keyword, f"{moment:%H%M%S.%f}")
+    content = "PresentationCreation" if "PresentationCreationDate" in dataset else "Content"
+    for moment_of_what in ("InstanceCreation", content, "Series"):
+        setattr(dataset, f"{moment_of_what}Date", f"{moment:%Y%m%d}")
+        setattr(dataset, f"{moment_of_what}Time", f"{moment:%H%M%S.%f}")
     if offset := _offset_of(request.sources[0]):
         dataset.TimezoneOffsetFromUTC = offset
     for item in dataset.ContributingEquipmentSequence:

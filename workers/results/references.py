@@ -14,11 +14,14 @@ from workers.frames import ENHANCED
 from workers.results.request import ComposeRequest
 
 
-def stand_ins(request: ComposeRequest, headers: Sequence[Dataset]) -> list[Dataset]:
-    """Give each slice's header as that of a single-frame image; where all sources are such images, the headers as they are."""
+def stand_ins(request: ComposeRequest, headers: Sequence[Dataset], indices: Sequence[int] | None = None) -> list[Dataset]:
+    """Give each slice's header as that of a single-frame image; where all sources are such images, the headers as they are.
+
+    `indices` tell which slices the headers are, where they are not all.
+    """
     if not request.frames:
         return list(headers)
-    return [_stand_in(header, index) for index, header in enumerate(headers)]
+    return [_stand_in(header, index) for index, header in zip(indices or range(len(headers)), headers, strict=True)]
 
 
 def _stand_in(header: Dataset, index: int) -> Dataset:
@@ -44,11 +47,27 @@ def put_right(request: ComposeRequest, dataset: Dataset) -> None:
         if index is not None:
             point(request, item, index)
     for series in dataset.get("ReferencedSeriesSequence", ()):
+        if "ReferencedImageSequence" in series:
+            series.ReferencedImageSequence = _together(series.ReferencedImageSequence)
+            continue
         images = {item.ReferencedSOPInstanceUID: item for item in series.ReferencedInstanceSequence}
         for item in images.values():
             if "ReferencedFrameNumber" in item:
                 del item.ReferencedFrameNumber
         series.ReferencedInstanceSequence = list(images.values())
+
+
+def _together(items: Sequence[Dataset]) -> list[Dataset]:
+    """List an image once, with all the frames that are named of it. Ref: PS3.3 C.11.11."""
+    frames: dict[str, list[int]] = {}
+    images: dict[str, Dataset] = {}
+    for item in items:
+        frames.setdefault(item.ReferencedSOPInstanceUID, []).append(item.get("ReferencedFrameNumber"))
+        images.setdefault(item.ReferencedSOPInstanceUID, item)
+    for uid, item in images.items():
+        if None not in frames[uid]:
+            item.ReferencedFrameNumber = sorted(frames[uid])
+    return list(images.values())
 
 
 def point(request: ComposeRequest, item: Dataset, index: int) -> None:

@@ -43,9 +43,10 @@ def number_of(item: Dataset) -> tuple[str, str]:
 
 
 def test_the_seg_comes_first_and_the_sr_refers_to_it() -> None:
-    """The SEG is sent before the SR, so that the reference never dangles."""
+    """The SEG is sent first and the SR last, so that no reference ever dangles."""
     composed = compose(scans.request())
-    assert [entry.kind for entry in composed.objects] == ["seg", "sr"]
+    kinds = [entry.kind for entry in composed.objects]
+    assert (kinds[0], kinds[-1]) == ("seg", "sr")
     report = read(scans.request())["sr"]
     references = [item.ReferencedSOPSequence[0] for item in named(report, "121191")]
     assert {entry.ReferencedSOPInstanceUID for entry in references} == {composed.objects[0].sop_instance_uid}

@@ -81,7 +81,8 @@ def test_the_same_failure_is_the_same_bytes_and_another_one_another_object() -> 
     """A resend repeats the bytes; a second failure, and the result that comes after it, never share a UID with the first."""
     assert compose_failure(failed()).objects == compose_failure(failed()).objects
     uids = {compose_failure(failed()).objects[0].sop_instance_uid, compose_failure(failed("out of memory")).objects[0].sop_instance_uid}
-    assert len(uids | {entry.sop_instance_uid for entry in compose(scans.request()).objects}) == 4
+    after = {entry.sop_instance_uid for entry in compose(scans.request()).objects}
+    assert len(uids | after) == 2 + len(after)
 
 
 def test_images_that_no_result_could_be_placed_on_can_still_be_reported_as_failed() -> None:
