@@ -140,10 +140,11 @@ def _encloses(points: NDArray[np.float64], mask: Mask) -> bool:
         return False
     parts, _ = ndimage.label(mask)
     sizes = np.bincount(parts.ravel())[1:]
-    inside = np.unique(parts[filled & mask])
-    if len(inside) != 1 or sizes[inside[0] - 1] != sizes.max():
+    inside = np.unique(parts[filled & mask])  # islands in its holes too
+    if not len(inside) or sizes[inside - 1].max() != sizes.max():
         return False
-    return bool(np.array_equal(filled, ndimage.binary_fill_holes(parts == inside[0])))
+    largest = inside[sizes[inside - 1].argmax()]
+    return bool(np.array_equal(filled, ndimage.binary_fill_holes(parts == largest)))
 
 
 def _filled(points: NDArray[np.float64], shape: tuple[int, ...]) -> Mask | None:

@@ -251,6 +251,17 @@ def test_a_state_left_out_stops_the_result() -> None:
         check.verify(request, [entry for entry in objects if entry.kind != "gsps"])
 
 
+def test_ragged_marks_with_islands_in_their_holes_are_outlined() -> None:
+    """What a network marks is no block: the outline runs round the largest part, holes and what lies in them included."""
+    request = scans.request(finds=False)
+    labels = np.where(np.random.default_rng(5).random(request.prediction.labels.shape) > 0.42, np.uint8(1), np.uint8(0))
+    labels[:, 5:16, 5:16] = 1
+    labels[:, 7:14, 7:14] = 0
+    labels[:, 10, 10] = 1
+    (state,) = states(replace(request, prediction=replace(request.prediction, labels=labels)))
+    assert [name for _, name, _ in outlines(state)] == ["Left lung"]
+
+
 def test_the_state_is_the_same_to_the_byte_every_time() -> None:
     """Two builds of one request are one file."""
     request, objects = composed()
