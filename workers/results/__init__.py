@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from node.profiles import ORDER, Kind
 from workers.measure import SegmentMeasures, measure
-from workers.results import capture, check, failure, header, pm, presentation, rtstruct, seg, sr, wording
+from workers.results import capture, check, failure, header, keyobject, pm, presentation, rtstruct, seg, sr, wording
 from workers.results.arrangement import arranged
 from workers.results.identity import profile_digest
 from workers.results.request import ComposedObject, ComposeRequest, Draft, FailureRequest
@@ -29,6 +29,7 @@ WRITERS: Mapping[Kind, Callable[[Draft], Sequence[Dataset]]] = {
     "rtstruct": rtstruct.write,
     "gsps": presentation.write,
     "sc": capture.write,
+    "kos": keyobject.write,
     "sr": sr.write,
 }
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from node.errors import Refused
 from node.profiles import ORDER, Kind
-from workers.results import check_failure, check_gsps, check_pm, check_rtstruct, check_sc, check_seg, check_sr
+from workers.results import check_failure, check_gsps, check_kos, check_pm, check_rtstruct, check_sc, check_seg, check_sr
 from workers.results.request import ComposedObject, ComposeRequest, FailureRequest, Origin
 
 # Who and which study it is: must come back exactly as the images say it.
@@ -50,6 +50,7 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     if request.profile.wants("gsps"):
         check_gsps.verify(request, read.get("gsps", []))
     check_sc.verify(request, read.get("sc", ()))
+    check_kos.verify(request, read.get("kos", ()))
     check_sr.verify(request, read["sr"][0], segs)
 
 

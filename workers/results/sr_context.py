@@ -28,19 +28,23 @@ ANY_PROCEDURE = PydicomCode("363679005", "SCT", "Imaging procedure")
 
 
 def observer(request: Origin) -> sr.ObservationContext:
+    """Give the context of a report: this installation observed, and no one else."""
+    return sr.ObservationContext(observer_device_context=device(request))
+
+
+def device(request: Origin) -> sr.ObserverContext:
     """Name this installation as the device that observed.
 
     Ref: PS3.16 TID 1004
     """
-    device = sr.DeviceObserverIdentifyingAttributes(
+    attributes = sr.DeviceObserverIdentifyingAttributes(
         uid=device_uid(request.settings),
         name=wording.model_words(request),
         manufacturer_name=header.MANUFACTURER,
         model_name=header.MANUFACTURER,
         serial_number=request.settings.installation_id,
     )
-    context = sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-    return sr.ObservationContext(observer_device_context=context)
+    return sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=attributes)
 
 
 def procedure(request: Origin) -> PydicomCode:

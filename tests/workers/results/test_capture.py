@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
 from models.vocabulary import Box, Finding, Volume
 from node.errors import Refused
 from node.profiles import Profile
+from tests.servers import require
 from tests.workers.results import scans
 from tests.workers.results.scans import Scan
 from workers.measure import measure
@@ -359,3 +363,20 @@ def test_long_words_are_wrapped_and_cut_with_dots_only_in_cells() -> None:
     card = request.card.card.model_copy(update={"output": request.card.card.output.model_copy(update={"labels": labels}), "model": model})
     book = pages.summary(draft(replace(request, card=replace(request.card, card=card))))
     assert len(book) > 2
+
+
+# The lung is a paired organ, and the images do not say that a side of it was examined: they show both.
+NOT_A_SIDE = "Error - Missing attribute Type 2C Conditional Element=<Laterality> Module=<GeneralSeries>"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("form", ["findings", "nothing"])
+def test_other_readers_find_no_fault_and_the_same_picture(form: str, tmp_path: Path) -> None:
+    """Dciodvfy says nothing but one line about Laterality, and DCMTK renders the pixels that were written."""
+    for number, dataset in enumerate(written(form)[1]):
+        path, picture = tmp_path / f"{number}.dcm", tmp_path / f"{number}.ppm"
+        path.write_bytes(header.encode(dataset, "sc").dataset_bytes)
+        done = subprocess.run([require("dciodvfy"), str(path)], capture_output=True, text=True, check=False)
+        assert {line for line in (done.stdout + done.stderr).splitlines() if line} <= {"SCImage", NOT_A_SIDE}
+        subprocess.run([require("dcm2pnm"), "+op", str(path), str(picture)], capture_output=True, check=True)
+        assert np.array_equal(np.asarray(Image.open(picture)), dataset.pixel_array)

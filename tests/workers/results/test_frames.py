@@ -47,6 +47,7 @@ def finished(loaded: Loaded, sources: list[Dataset] | None = None) -> ComposeReq
         volume=loaded.volume,
         sources=tuple(sources or loaded.sources),
         settings=ResultsSection(),
+        profile=scans.PLAIN,
         frames=tuple(source.frame for source in loaded.origin.sources) if loaded.origin.sources[0].frame else (),
         given=loaded.origin.given,
         remark=loaded.origin.remark,
