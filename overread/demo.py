@@ -154,6 +154,7 @@ def _judge(
         checks += verdict.against_truth(truth, segments)
     if segments:
         drawn = pictures.draw(segments, sources, pictures_dir)
+    drawn += pictures.pages(held.values(), pictures_dir)
     return Outcome(
         facts=facts,
         findings=tuple(findings),

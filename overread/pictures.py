@@ -1,8 +1,9 @@
-"""Key images with the archive's own outlines on them, as PNG files to look at."""
+"""Pictures as PNG files to look at: key images with the archive's own outlines, and the pages that were sent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from overread import readback
 from overread.readback import Segment
+from workers import drawing
+from workers.drawing import Mark, View, Window
 
 SIDE_PIXELS = 768
-LUNG_LEVEL_HU, LUNG_WIDTH_HU = -500.0, 1500.0
+LUNG = Window(low=-1250.0, high=250.0)  # HU
 
 
 def draw(segments: Sequence[Segment], sources: Mapping[str, Path], out: Path) -> list[Path]:
@@ -40,46 +44,40 @@ def _mask_on(segment: Segment, uid: str) -> NDArray[np.bool_] | None:
 
 
 def _picture(source: Path, marks: Sequence[tuple[Segment, NDArray[np.bool_] | None]], subjects: Sequence[Segment]) -> Image.Image:
-    grey, spacing = _grey(source)
-    height_mm, width_mm = grey.shape[0] * spacing[0], grey.shape[1] * spacing[1]
-    scale = SIDE_PIXELS / max(height_mm, width_mm)
-    size = (max(round(width_mm * scale), 1), max(round(height_mm * scale), 1))
-    picture = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")
-    canvas = np.array(picture)
-    for segment, mask in marks:
-        if mask is not None:
-            large = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) > 0
-            canvas[_outline(large)] = segment.colour
-    picture = Image.fromarray(canvas)
+    grey, spacing_mm = _grey(source)
+    rows, columns = grey.shape
+    whole = View(index=0, rows=(0, rows), columns=(0, columns), left=0, top=0, width=SIDE_PIXELS, height=SIDE_PIXELS)
+    view = replace(drawing.fit(whole, spacing_mm), left=0, top=0)
+    picture = Image.new("RGB", (view.width, view.height))
+    drawing.show(picture, view, grey)
+    drawing.outline(picture, view, [Mark(mask=mask, colour=segment.colour) for segment, mask in marks if mask is not None], 2)
     pen = ImageDraw.Draw(picture)
     for line, segment in enumerate(subjects):
-        pen.text((8, 8 + 14 * line), segment.label, fill=segment.colour)
-    pen.text((8, size[1] - 20), "AI, not verified by a physician", fill=(200, 200, 200))
+        pen.text((8, 8 + 18 * line), segment.label, fill=segment.colour, font=drawing.font(15))
+    drawing.write(picture, (8, view.height - 8), "AI, not verified by a physician", 14, "ld")
     return picture
+
+
+def pages(files: Iterable[Path], out: Path) -> list[Path]:
+    """Write the pages among DICOM files as PNG files of the same names; give these."""
+    written = []
+    for path in files:
+        if readback.kind(path) == "SC":
+            out.mkdir(parents=True, exist_ok=True)
+            written.append(out / f"{path.stem}.png")
+            Image.fromarray(pydicom.dcmread(path).pixel_array).save(written[-1])
+    return written
 
 
 def _grey(source: Path) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     """Give 8-bit greys and the spacing (between rows, between columns): CT in the lung window, others from their own range."""
     dataset = pydicom.dcmread(source)
     values = dataset.pixel_array.astype(float) * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
-    if dataset.Modality == "CT":
-        low, width = LUNG_LEVEL_HU - LUNG_WIDTH_HU / 2, LUNG_WIDTH_HU
-    else:
-        low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
-        width = max(high - low, 1.0)
-    grey = (np.clip((values - low) / width, 0, 1) * 255).astype(np.uint8)
+    window = LUNG if dataset.Modality == "CT" else drawing.spread(values[np.newaxis], 0.5, 99.5)
+    grey = drawing.greys(values, window)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         grey = 255 - grey
     return grey, (float(dataset.PixelSpacing[0]), float(dataset.PixelSpacing[1]))
-
-
-def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Give the inside edge of a mask, two pixels wide."""
-    inner = mask.copy()
-    for _ in range(2):
-        padded = np.pad(inner, 1)
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
 
 
 def _slug(label: str) -> str:

@@ -17,6 +17,8 @@ from pydicom.dataset import Dataset
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 SR_CLASSES = ("1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.88.33")
+SC_CLASSES = ("1.2.840.10008.5.1.4.1.1.7",)
+KINDS = {"SEG": SEG_CLASSES, "SR": SR_CLASSES, "SC": SC_CLASSES}
 MEASUREMENT_GROUP = "125007"
 TRACKING_UID = "112040"
 TRACKING_IDENTIFIER = "112039"
@@ -68,9 +70,9 @@ class Report:
 
 
 def kind(path: Path) -> str:
-    """Give "SEG", "SR" or "" for anything else."""
+    """Give "SEG", "SR", "SC" (a page) or "" for anything else."""
     sop_class = str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID)
-    return "SEG" if sop_class in SEG_CLASSES else "SR" if sop_class in SR_CLASSES else ""
+    return next((name for name, classes in KINDS.items() if sop_class in classes), "")
 
 
 def segments(path: Path) -> list[Segment]:

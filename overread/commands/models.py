@@ -13,6 +13,7 @@ from rich.table import Table
 from models.card import ShelvedCard
 from node.errors import Misconfigured
 from node.settings import Settings
+from overread import pictures
 from workers import pipeline
 
 
@@ -74,9 +75,11 @@ class Run:
 def run(settings: Settings, name: str, what: Run, *, as_json: bool) -> None:
     """Run the model; raises Refused with routing's reasons, Unfit, BadCard, Misconfigured."""
     ran = pipeline.run(_find(settings, name), what.source, what.out, settings, what.profile)
+    drawn = pictures.pages(ran.files, what.out)
     facts: dict[str, Any] = {
         "summary": ran.summary,
         "files": [str(path) for path in ran.files],
+        "pictures": [str(path) for path in drawn],
         "findings": len(ran.prediction.findings),
         "variant": dict(ran.prediction.variant),
     }
@@ -84,7 +87,7 @@ def run(settings: Settings, name: str, what: Run, *, as_json: bool) -> None:
         print(json.dumps(facts, indent=2))
         return
     print(ran.summary)
-    for path in ran.files:
+    for path in (*ran.files, *drawn):
         print(f"  {path}")
 
 

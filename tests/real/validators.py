@@ -7,6 +7,9 @@ from pathlib import Path
 
 from tests.servers import require
 
+# dciodvfy says it of a secondary capture wherever the images name no laterality; of an empty one, that the condition is not met.
+LATERALITY = "Error - Missing attribute Type 2C Conditional Element=<Laterality> Module=<GeneralSeries>"
+
 
 def iod_faults(path: Path) -> list[str]:
     """Give what dciodvfy calls an Error or a Warning."""

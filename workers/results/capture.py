@@ -46,6 +46,8 @@ def _build(draft: Draft, part: str, number: int, page: Page, indices: Sequence[i
     """Write one page of a series (part "" is the summary) that refers to those slices."""
     request, segments = draft.request, draft.segments
     donor = header.donor(request.sources[0])
+    physician = donor.ReferringPhysicianName
+    donor.ReferringPhysicianName = None  # the library warns of a name without a caret, and its warning holds the name
     dataset = SCImage.from_ref_dataset(
         ref_dataset=donor,
         pixel_array=np.asarray(page.image),
@@ -66,6 +68,7 @@ def _build(draft: Draft, part: str, number: int, page: Page, indices: Sequence[i
         specific_character_set=None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    donor.ReferringPhysicianName = physician
     dataset.copy_patient_and_study_information(donor)  # the reference gives it some of it only
     dataset.ConversionType = "WSD"
     dataset.BurnedInAnnotation = "YES"

@@ -54,7 +54,7 @@ def _key(studio: Studio, index: int, number: str) -> Page:
     drawing.show(picture, view, pictures.grey_of(studio, index))
     for segment, mark in drawn:
         if segment.finding is not None:
-            drawing.corners(picture, view, pictures.bounds(mark.mask), segment.name.rsplit(" ", 1)[-1])
+            drawing.corners(picture, view, pictures.bounds(mark.mask), pictures.number(segment))
     drawing.tell_sides(picture, view, studio.told, clear=pages.CLEAR)
     if request.volume.grid.calibrated:
         drawing.scale_bar(picture, view, request.volume.grid.spacing_mm[2])

@@ -134,11 +134,12 @@ def _leading(studio: Studio, first: Sequence[Pair]) -> list[Picture]:
     if first:
         return _pairs(studio, first, proportion=1.35)
     request = studio.request
-    organs = [] if wording.detects(request.card.card) else sorted({measures.key_slice for _, measures in studio.draft.measured})
-    if organs:
-        return [pictures.overview(studio, index, _names(studio.draft, index)) for index in _spaced(organs, 6)]
-    touched = [index for index in range(len(request.sources)) if pictures.marks(studio.draft, index)] or list(range(len(request.sources)))
-    return [pictures.overview(studio, index, "") for index in _spaced(touched, 6)]
+    marked = [index for index in range(len(request.sources)) if pictures.touched(request, index)]
+    keys = [] if wording.detects(request.card.card) else sorted({measures.key_slice for _, measures in studio.draft.measured})
+    chosen = _spaced(keys or marked or range(len(request.sources)), 6)
+    if 0 < len(keys) < 3 <= len(marked):  # one organ is seen better on more slices than its largest
+        chosen = [*chosen, *(index for index in _spaced(marked, 3)[::2] if index not in chosen)]
+    return [pictures.overview(studio, index, _names(studio.draft, index)) for index in chosen]
 
 
 def _pairs(studio: Studio, pairs: Sequence[Pair], proportion: float) -> list[Picture]:
@@ -148,14 +149,14 @@ def _pairs(studio: Studio, pairs: Sequence[Pair], proportion: float) -> list[Pic
     for segment, measures in pairs:
         if measures.key_slice not in seen:
             seen.add(measures.key_slice)
-            there = [other for other, measured in pairs if measured.key_slice == measures.key_slice]
-            shown.append(pictures.overview(studio, measures.key_slice, ", ".join(other.name for other in there), there))
+            there = [other.name for other, measured in pairs if measured.key_slice == measures.key_slice]
+            shown.append(pictures.overview(studio, measures.key_slice, ", ".join(there)))
         shown.append(pictures.zoom(studio, segment, measures, proportion))
     return shown
 
 
 def _names(draft: Draft, index: int) -> str:
-    """Name the organs whose key slice it is, the first two of them."""
+    """Name the organs whose key slice it is, the first two of them; empty where it is none's."""
     names = [segment.name for segment, measures in draft.measured if measures.key_slice == index]
     return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
@@ -180,14 +181,24 @@ def _area_left(book: _Book, told: Sequence[Table], notes: Sequence[str]) -> int:
 
 def _mount(book: _Book, shown: Sequence[Picture], studio: Studio, area: int) -> None:
     """Put up to six pictures on the page; two of a finding stand in one column."""
-    count = len(shown)
-    columns, rows = {1: (1, 1), 2: (2, 1), 3: (3, 1), 4: (2, 2)}.get(count, (3, 2))
-    width = (SIDE - 2 * MARGIN - (columns - 1) * GAP) // columns
+    boxes = _boxes(len(shown), book.y, area, by_column=any(picture.near for picture in shown))
+    for picture, box in zip(shown, boxes, strict=True):
+        _hang(book, studio, picture, box)
+    book.y = max(top + height for _, top, _, height in boxes) + CAPTION + GAP
+
+
+def _boxes(count: int, y: int, area: int, *, by_column: bool) -> list[tuple[int, int, int, int]]:
+    """Share the width out to one to six pictures; of three the first is large, and the others stand beside it."""
+    width = SIDE - 2 * MARGIN
+    if count == 3:
+        wide, high = 606, area // 2
+        rest = [(MARGIN + wide + GAP, y + row * high, width - wide - GAP, high - CAPTION - GAP) for row in range(2)]
+        return [(MARGIN, y, wide, 2 * high - CAPTION - GAP), *rest]
+    columns, rows = {1: (1, 1), 2: (2, 1), 4: (2, 2)}.get(count, (3, 2))
+    width = (width - (columns - 1) * GAP) // columns
     height = min(width, area // rows - GAP - CAPTION)
-    for number, picture in enumerate(shown):
-        column, row = divmod(number, rows)
-        _hang(book, studio, picture, (MARGIN + column * (width + GAP), book.y + row * (height + CAPTION + GAP), width, height))
-    book.y += rows * (height + CAPTION + GAP)
+    places = (divmod(number, rows) if by_column else divmod(number, columns)[::-1] for number in range(count))
+    return [(MARGIN + column * (width + GAP), y + row * (height + CAPTION + GAP), width, height) for column, row in places]
 
 
 def _gallery(book: _Book, studio: Studio, pairs: Sequence[Pair]) -> None:
@@ -210,6 +221,8 @@ def _hang(book: _Book, studio: Studio, picture: Picture, box: tuple[int, int, in
     pen.rectangle((left, top, left + width - 1, top + height - 1), fill=drawing.SHADOW)
     book.views[-1].append(pictures.paint(studio, picture, page, box))
     words = ": ".join(filter(None, (picture.caption, "" if picture.near else pictures.place(studio.request, picture.index))))
+    while _width(words, 13) > width and "," in words:
+        words = words.rpartition(",")[0]
     pen.text((left, top + height + 3), cut(words, 13, width), font=drawing.font(13), fill=QUIET)
 
 

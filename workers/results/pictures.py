@@ -5,7 +5,6 @@ Ref: docs/results.md
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,12 +104,25 @@ def told_sides(request: ComposeRequest) -> Sides:
 def marks(draft: Draft, index: int) -> list[tuple[Segment, Mark]]:
     """Give what is marked on a slice, findings last, so that they lie on top."""
     found = []
+    present = set(np.unique(draft.request.prediction.labels[index]).tolist()) | set(draft.request.prediction.masks)
     for segment in sorted(draft.segments, key=lambda segment: segment.finding is not None):
+        if segment.finding is None and segment.part.index not in present:
+            continue
         mask = plane(draft.request, segment, index)
         if mask.any():
             mark = Mark(mask=mask, colour=colour(segment), outside=segment.finding is not None)
             found.append((segment, mark))
     return found
+
+
+def touched(request: ComposeRequest, index: int) -> bool:
+    """Tell whether anything is marked on a slice."""
+    prediction = request.prediction
+    if prediction.labels[index].any() or any(mask[index].any() for mask in prediction.masks.values()):
+        return True
+    if prediction.instances is not None:
+        return bool(prediction.instances[index].any())
+    return any(finding.box.low[0] <= index < finding.box.high[0] for finding in prediction.findings)
 
 
 def colour(segment: Segment) -> Colour:
@@ -142,9 +154,9 @@ def bounds(mask: Mask) -> Rectangle:
     return float(rows[0]), float(columns[0]), float(rows[-1] + 1), float(columns[-1] + 1)
 
 
-def overview(studio: Studio, index: int, caption: str, pointed: Iterable[Segment] = ()) -> Picture:
+def overview(studio: Studio, index: int, caption: str) -> Picture:
     """Give the slice, cut to what is marked on it and some room around; the whole slice where no organ is."""
-    request, subjects = studio.request, tuple(pointed)
+    request = studio.request
     shape = request.volume.array.shape[1:]
     drawn = marks(studio.draft, index)
     rectangle: Rectangle = (0, 0, *shape)
@@ -153,7 +165,7 @@ def overview(studio: Studio, index: int, caption: str, pointed: Iterable[Segment
         dy, dx = request.volume.grid.spacing_mm[1:]
         room_mm = 10 + 0.12 * max((rectangle[2] - rectangle[0]) * dy, (rectangle[3] - rectangle[1]) * dx)
         rectangle = _grown(rectangle, room_mm / dy, room_mm / dx)
-    places = tuple((segment, bounds(mark.mask)) for segment, mark in drawn if segment in subjects)
+    places = tuple((segment, bounds(mark.mask)) for segment, mark in drawn if segment.finding is not None)
     return _cut(shape, rectangle, Picture(index=index, rows=(0, 0), columns=(0, 0), caption=caption, pointed=places))
 
 
@@ -195,14 +207,19 @@ def paint(studio: Studio, picture: Picture, page: Image.Image, box: tuple[int, i
     canvas = Image.new("RGB", (view.width, view.height))
     drawing.show(canvas, own, grey_of(studio, picture.index))
     for segment, rectangle in picture.pointed:
-        drawing.corners(canvas, own, rectangle, segment.name.rsplit(" ", 1)[-1])
+        drawing.corners(canvas, own, rectangle, number(segment))
     drawing.tell_sides(canvas, own, studio.told)
     if grid.calibrated:
         drawing.scale_bar(canvas, own, grid.spacing_mm[2])
-    thick = 2 if view.height >= 3 * (view.rows[1] - view.rows[0]) else 1
+    thick = 2 if studio.request.prediction.instances is None or view.height >= 3 * (view.rows[1] - view.rows[0]) else 1
     drawing.outline(canvas, own, [mark for _, mark in marks(studio.draft, picture.index)], thick)
     page.paste(canvas, (view.left, view.top))
     return view
+
+
+def number(segment: Segment) -> str:
+    """Give the number that a finding has on pictures: "2" of "Nodule 2"."""
+    return segment.name.rsplit(" ", 1)[-1]
 
 
 def grey_of(studio: Studio, index: int) -> NDArray[np.uint8]:
