@@ -177,16 +177,19 @@ def _check_outlines(request: ComposeRequest, picture: _Picture) -> None:
     """Look that every coloured pixel lies on the border of a mask of that colour, and that every border is drawn."""
     spread = picture.pixels.max(axis=2).astype(int) - picture.pixels.min(axis=2)
     coloured = spread > 8
-    near: list[tuple[tuple[int, int, int], Mask]] = []
     size = 2 * picture.reach + 1
     reached = ndimage.maximum_filter(coloured, size=size)
+    borders: dict[tuple[int, int, int], Mask] = {}
     for cielab, mask in _masks(request, picture.index):
+        if not mask[slice(*picture.rows), slice(*picture.columns)].any():
+            continue
         border = _border(picture.sample(mask))
-        near.append((cielab, ndimage.maximum_filter(border, size=size)))
+        borders[cielab] = borders.get(cielab, False) | border
         if border.any() and reached[border].mean() < COVERED:
             raise Refused("a page does not show the outline of what is marked")
+    near = {cielab: ndimage.maximum_filter(border, size=size) for cielab, border in borders.items()}
     for colour in np.unique(picture.pixels[coloured], axis=0):
-        fitting = [band for cielab, band in near if _same_hue(colour, cielab)]
+        fitting = [band for cielab, band in near.items() if _same_hue(colour, cielab)]
         where = (picture.pixels == colour).all(axis=2)
         if not fitting or (where & ~np.logical_or.reduce(fitting)).any():
             raise Refused("a page shows an outline where nothing of that colour is marked")
@@ -195,15 +198,18 @@ def _check_outlines(request: ComposeRequest, picture: _Picture) -> None:
 def _masks(request: ComposeRequest, index: int) -> Iterator[tuple[tuple[int, int, int], Mask]]:
     """Give each marked thing's colour and mask on a slice, straight from the prediction."""
     prediction, card = request.prediction, request.card.card
+    organs = set(np.unique(prediction.labels[index]).tolist())
+    lesions = set() if prediction.instances is None else set(np.unique(prediction.instances[index]).tolist())
     for part in card.output.labels:
-        if part.kind == "organ":
-            mask = prediction.masks.get(part.index)
-            yield part.cielab, np.asarray(mask[index] if mask is not None else prediction.labels[index] == part.index)
+        if part.index in prediction.masks:
+            yield part.cielab, np.asarray(prediction.masks[part.index][index], dtype=bool)
+        elif part.index in organs:
+            yield part.cielab, np.asarray(prediction.labels[index] == part.index)
     for finding in prediction.findings:
         cielab = card.label(finding.label).cielab
-        if prediction.instances is not None:
+        if prediction.instances is not None and finding.number in lesions:
             yield cielab, np.asarray(prediction.instances[index] == finding.number)
-        elif finding.box.low[0] <= index < finding.box.high[0]:
+        elif prediction.instances is None and finding.box.low[0] <= index < finding.box.high[0]:
             box = np.zeros(prediction.grid.shape[1:], dtype=bool)
             box[finding.box.low[1] : finding.box.high[1], finding.box.low[2] : finding.box.high[2]] = True
             yield cielab, box
@@ -211,7 +217,8 @@ def _masks(request: ComposeRequest, index: int) -> Iterator[tuple[tuple[int, int
 
 def _border(mask: Mask) -> Mask:
     """Give the pixels of a mask next to a pixel outside of it; beyond the picture nothing is outside."""
-    return np.asarray(mask & ~ndimage.binary_erosion(mask, border_value=1))
+    padded = np.pad(mask, 1, mode="edge")
+    return np.asarray(mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]))
 
 
 def _same_hue(colour: Pixels, cielab: tuple[int, int, int]) -> bool:

@@ -117,10 +117,10 @@ def _series(draft: Draft) -> str:
 
 def _chosen(draft: Draft) -> tuple[list[Pair], list[Pair]]:
     """Give the findings shown first and those at the end: the largest, each part in the order of their numbers."""
-    findings = [pair for pair in draft.measured if pair[0].finding is not None]
-    largest = sorted(findings, key=lambda pair: -area(draft, pair))
-    first = sorted(largest[:FIRST], key=lambda pair: pair[0].number)
-    return first, sorted(largest[FIRST : FIRST + REST], key=lambda pair: pair[0].number)
+    findings = {pair[0].finding.number: pair for pair in draft.measured if pair[0].finding is not None}
+    largest = sorted(findings, key=lambda number: (-area(draft, findings[number]), number))
+    first, rest = sorted(largest[:FIRST]), sorted(largest[FIRST : FIRST + REST])
+    return [findings[number] for number in first], [findings[number] for number in rest]
 
 
 def area(draft: Draft, pair: Pair) -> int:
@@ -134,7 +134,7 @@ def _leading(studio: Studio, first: Sequence[Pair]) -> list[Picture]:
     if first:
         return _pairs(studio, first, proportion=1.35)
     request = studio.request
-    marked = [index for index in range(len(request.sources)) if pictures.touched(request, index)]
+    marked = sorted({index for segment in studio.draft.segments for index in pictures.extent(segment)})
     keys = [] if wording.detects(request.card.card) else sorted({measures.key_slice for _, measures in studio.draft.measured})
     chosen = _spaced(keys or marked or range(len(request.sources)), 6)
     if 0 < len(keys) < 3 <= len(marked):  # one organ is seen better on more slices than its largest

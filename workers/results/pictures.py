@@ -5,6 +5,7 @@ Ref: docs/results.md
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from workers import drawing
 from workers.drawing import Colour, Mark, Mask, Sides, View, Window
 from workers.measure import SegmentMeasures
 from workers.results.request import ComposeRequest, Draft
-from workers.results.segments import Segment
+from workers.results.segments import Segment, mask_on
 
 LUNG, BRAIN = "39607008", "12738006"
 HU_WINDOWS = {LUNG: Window(low=-1250, high=250), BRAIN: Window(low=0, high=80)}
@@ -103,26 +104,20 @@ def told_sides(request: ComposeRequest) -> Sides:
 
 def marks(draft: Draft, index: int) -> list[tuple[Segment, Mark]]:
     """Give what is marked on a slice, findings last, so that they lie on top."""
-    found = []
-    present = set(np.unique(draft.request.prediction.labels[index]).tolist()) | set(draft.request.prediction.masks)
-    for segment in sorted(draft.segments, key=lambda segment: segment.finding is not None):
-        if segment.finding is None and segment.part.index not in present:
-            continue
-        mask = plane(draft.request, segment, index)
-        if mask.any():
-            mark = Mark(mask=mask, colour=colour(segment), outside=segment.finding is not None)
-            found.append((segment, mark))
-    return found
+    there = [segment for segment in draft.segments if index in extent(segment)]
+    there.sort(key=lambda segment: (segment.finding is not None, segment.seg, segment.number))
+    request = draft.request
+    return [
+        (segment, Mark(mask=plane(request, segment, index), colour=colour(segment), outside=segment.finding is not None))
+        for segment in there
+    ]
 
 
-def touched(request: ComposeRequest, index: int) -> bool:
-    """Tell whether anything is marked on a slice."""
-    prediction = request.prediction
-    if prediction.labels[index].any() or any(mask[index].any() for mask in prediction.masks.values()):
-        return True
-    if prediction.instances is not None:
-        return bool(prediction.instances[index].any())
-    return any(finding.box.low[0] <= index < finding.box.high[0] for finding in prediction.findings)
+def extent(segment: Segment) -> Sequence[int]:
+    """Give the slices on which a segment is."""
+    if segment.boxed and segment.finding is not None:
+        return range(segment.finding.box.low[0], segment.finding.box.high[0])
+    return segment.slices
 
 
 def colour(segment: Segment) -> Colour:
@@ -132,13 +127,9 @@ def colour(segment: Segment) -> Colour:
 
 def plane(request: ComposeRequest, segment: Segment, index: int) -> Mask:
     """Give one segment on one slice; of a finding without voxels its box."""
-    prediction = request.prediction
-    if segment.finding is None:
-        mask = prediction.masks.get(segment.part.index)
-        return np.asarray(mask[index] if mask is not None else prediction.labels[index] == segment.part.index)
-    if prediction.instances is not None:
-        return np.asarray(prediction.instances[index] == segment.finding.number)
-    return _box_plane(prediction.grid.shape, segment.finding, index)
+    if segment.boxed and segment.finding is not None:
+        return _box_plane(request.prediction.grid.shape, segment.finding, index)
+    return mask_on(request, segment, index)
 
 
 def _box_plane(shape: tuple[int, int, int], finding: Finding, index: int) -> Mask:

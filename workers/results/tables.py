@@ -45,7 +45,7 @@ class Table:
 def tables(draft: Draft) -> list[Table]:
     """Give classification, findings and organs, in this order, without empty tables."""
     request = draft.request
-    findings = [pair for pair in draft.measured if pair[0].finding is not None]
+    findings = sorted((pair for pair in draft.measured if pair[0].finding), key=lambda pair: pair[0].key)
     organs = [pair for pair in draft.measured if pair[0].finding is None]
     size = "Area" if request.volume.grid.is_projection else "Volume"
     told = [

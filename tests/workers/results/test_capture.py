@@ -26,7 +26,7 @@ from tests.servers import require
 from tests.workers.results import scans
 from tests.workers.results.scans import Scan
 from workers.measure import measure
-from workers.results import ComposeRequest, check_sc, compose, header, pages, tables
+from workers.results import ComposeRequest, capture, check_sc, compose, header, pages, tables
 from workers.results.request import Draft
 from workers.results.segments import plan
 
@@ -307,8 +307,9 @@ def test_five_hundred_findings_are_all_in_the_table() -> None:
     book = pages.summary(told)
     assert 12 < len(book) < 30
     assert "27 largest of 500" in tables.shown_line([segment for segment, _ in told.measured][:27], told)
-    shown = {view.index for page in book for view in page.views}
-    assert shown
+    datasets = [pydicom.dcmread(BytesIO(header.encode(dataset, "sc").dataset_bytes)) for dataset in capture.write(told)]
+    assert len(datasets) == len(book) + len({measures.key_slice for _, measures in told.measured})
+    check_sc.verify(told.request, datasets)
 
 
 @pytest.mark.parametrize(
