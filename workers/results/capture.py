@@ -69,21 +69,24 @@ def _build(draft: Draft, part: str, number: int, page: Page, indices: Sequence[i
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     donor.ReferringPhysicianName = physician
-    dataset.copy_patient_and_study_information(donor)  # the reference gives it some of it only
+    _complete(dataset, donor, pictures.told_sides(request) if part else Sides())
+    if page.views:
+        dataset.DerivationDescription = TOLD + "; ".join(_tell(view, pictures.told_sides(request)) for view in page.views)
+    _refer(dataset, request, indices)
+    header.finish(dataset, request, KIND)
+    dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = dataset.ContentDate, dataset.ContentTime
+    return dataset
+
+
+def _complete(dataset: Dataset, donor: Dataset, told: Sides) -> None:
+    """Put in what the library leaves out: the rest of patient and study, how the page was made, which way it lies where it is one slice."""
+    dataset.copy_patient_and_study_information(donor)
     dataset.ConversionType = "WSD"
     dataset.BurnedInAnnotation = "YES"
     for keyword in ("BodyPartExamined", "Laterality", "ImageLaterality"):
         if donor.get(keyword):
             dataset.add(donor[keyword])
-    told = pictures.told_sides(request)
-    known = part and told.right and told.bottom
-    dataset.add_new("PatientOrientation", "CS", [told.right, told.bottom] if known else None)
-    if page.views:
-        dataset.DerivationDescription = TOLD + "; ".join(_tell(view, told) for view in page.views)
-    _refer(dataset, request, indices)
-    header.finish(dataset, request, KIND)
-    dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = dataset.ContentDate, dataset.ContentTime
-    return dataset
+    dataset.add_new("PatientOrientation", "CS", [told.right, told.bottom] if told.right and told.bottom else None)
 
 
 def _description(request: ComposeRequest, segments: tuple[Segment, ...], part: str) -> str:
