@@ -20,7 +20,7 @@ from node.ledger.schema import (
     STAGE_TIMES,
     TRANSACTIONS,
 )
-from node.study import DeliveryState, JobState, RevisionState
+from node.study import DeliveryState, JobState, RevisionState, Stage
 
 LISTED = 20
 COUNTED_DAYS = 30
@@ -140,11 +140,12 @@ def _queues(connection: Connection, now: float) -> dict[str, dict[str, Any]]:
         entry[state.lower()] = count
         if state == JobState.QUEUED:
             entry["oldest_s"] = round(max(now - since, 0.0), 3)
-    pending = DELIVERIES.c.state == DeliveryState.PENDING
     running = sa.func.count(sa.case((DELIVERIES.c.lease_until > now, 1)))
-    total, busy, since = connection.execute(sa.select(sa.func.count(), running, sa.func.min(DELIVERIES.c.created_at)).where(pending)).one()
-    if total:
-        queues["deliver"] = {"queued": total - busy, "running": busy, "oldest_s": round(max(now - since, 0.0), 3)}
+    anew = DELIVERIES.c.wants_profile.is_not(None)
+    pending = sa.select(anew, sa.func.count(), running, sa.func.min(DELIVERIES.c.created_at))
+    for wants, total, busy, since in connection.execute(pending.where(DELIVERIES.c.state == DeliveryState.PENDING).group_by(anew)):
+        stage = Stage.RECOMPOSE if wants else Stage.DELIVER
+        queues[str(stage)] = {"queued": total - busy, "running": busy, "oldest_s": round(max(now - since, 0.0), 3)}
     return queues
 
 

@@ -27,6 +27,8 @@ def recompose(context: Context, claim: DeliveryClaim, guard: Guard) -> Following
     parcel = jobs.parcel(context.ledger, delivery.job_id, delivery.generation, delivery.wants_profile)
     if parcel is None:
         job, profile = jobs.get(context.ledger, delivery.job_id), context.settings.profile(delivery.wants_profile)
+        if job.generation != delivery.generation:
+            raise Refused("the job was tried again since, and that run's result answers for it")
         parcel = _result(context, job, profile, guard) if job.state is JobState.WRITTEN else _failure(context, job, profile, guard)
         guard()
     return ((Stage.DELIVER, delivery.delivery_id),) if fallbacks.point(context.ledger, claim, parcel) else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ from typer.testing import CliRunner
 
 from node import audit, purge, status
 from node.errors import Refused
-from node.ledger import Ledger, deliveries, holds, instances, jobs, removal, revisions, schema
+from node.ledger import Ledger, deliveries, fallbacks, holds, instances, jobs, removal, revisions, schema
 from node.purge import Wish
 from node.settings import Settings
-from node.study import Instance, JobState, Plan, RevisionState, Stage
+from node.study import DeliveryState, Instance, JobState, Plan, RevisionState, Stage
 from overread.cli import app
 from tests.node import work
 
@@ -123,6 +124,30 @@ def test_unfinished_work_is_refused_and_ended_by_force(ledger: Ledger, settings:
     assert (job.state, job.reason) == (JobState.CANCELLED, "purged by Dr. Day: the patient asked for it")
     assert not jobs.advance(ledger, held, Stage.INFER)
     assert not [path for path in files if path.exists()]
+
+
+def test_a_purge_by_force_ends_what_is_being_written_anew(ledger: Ledger, settings: Settings) -> None:
+    """A result that an archive refused: the worker that writes it in another profile comes too late, and every parcel goes."""
+    files = received(ledger, stack := work.slices(3, header=SECRETS))
+    work.planned(ledger, work.job_plan("job-1", [entry.sop_instance_uid for entry in stack], destinations=("archive", "strict")))
+    job = jobs.get(ledger, "job-1")
+    other = replace(work.parcel_of(job), profile="basic")
+    to = {"archive": "basic", "strict": "ohif"}
+    assert jobs.written(ledger, work.at_compose(ledger, job), [work.parcel_of(job), other], to)
+    sending = deliveries.claim(ledger, jobs.delivery_id("job-1", 1, "strict"), 8)
+    assert sending
+    assert fallbacks.ask(ledger, sending, "plain", "no such class") is Stage.RECOMPOSE
+    writing = deliveries.claim(ledger, sending.delivery.delivery_id, 8, Stage.RECOMPOSE)
+    assert writing
+    for digest in ("aaaa", "bbbb"):
+        path = settings.data_dir / "parcels" / "job-1" / "1" / digest / "01-sr.dcm"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+        files.append(path)
+    purge.purge(settings, ledger, wish(force=True))
+    assert not [path for path in files if path.exists()]
+    assert not fallbacks.point(ledger, writing, replace(other, profile="plain"))
+    assert {entry.state for entry in deliveries.of_job(ledger, "job-1", 1)} == {DeliveryState.FAILED}
 
 
 def test_another_patient_s_images_in_the_same_study_stay(ledger: Ledger, settings: Settings) -> None:

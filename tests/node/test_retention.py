@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from node import ending, retention, status
-from node.ledger import Ledger, again, deliveries, instances, jobs, removal, revisions
+from node.ledger import Ledger, again, deliveries, fallbacks, instances, jobs, removal, revisions
 from node.settings import Settings
 from node.spool import Spool
 from node.study import Instance, JobState, Plan, RevisionState, Stage
@@ -112,6 +112,31 @@ def test_a_study_sent_again_after_its_removal_is_entered_anew(settings: Settings
     received(ledger)
     assert [entry.state for entry in revisions.of_study(ledger, "1.2.3")] == [RevisionState.DECLINED, RevisionState.RECEIVING]
     assert len(instances.study(ledger, "1.2.3", 2).series[0].instances) == 3
+
+
+def test_the_work_files_wait_for_the_last_archive_that_may_refuse(settings: Settings, ledger: Ledger, clock: Clock) -> None:
+    """One archive has committed, the other is down for days and may then refuse the class: images and prediction are kept for it."""
+    stack = received(ledger)
+    work.planned(ledger, work.job_plan("job-1", [entry.sop_instance_uid for entry in stack], destinations=("archive", "strict")))
+    job = jobs.get(ledger, "job-1")
+    assert jobs.written(ledger, work.at_compose(ledger, job), [work.parcel_of(job)], dict.fromkeys(job.destinations, "ohif"))
+    prediction = settings.work_dir / "job-1" / "2" / "prediction"
+    prediction.mkdir(parents=True)
+    done = deliveries.claim(ledger, jobs.delivery_id("job-1", 1, "archive"), 8)
+    assert done
+    assert deliveries.fail(ledger, done, "no")
+    swept(settings, ledger, clock, 50)
+    waiting = deliveries.claim(ledger, jobs.delivery_id("job-1", 1, "strict"), 8)
+    assert waiting
+    assert fallbacks.ask(ledger, waiting, "basic", "no such class") is Stage.RECOMPOSE
+    swept(settings, ledger, clock, 50)
+    assert prediction.exists()
+    assert there(ledger, stack) == 3
+    writing = deliveries.claim(ledger, waiting.delivery.delivery_id, 8, Stage.RECOMPOSE)
+    assert writing
+    assert deliveries.fail(ledger, writing, "no")
+    swept(settings, ledger, clock, 1)
+    assert not prediction.exists()
 
 
 def test_work_files_and_parcels_go_when_their_job_has_ended(settings: Settings, ledger: Ledger, clock: Clock) -> None:

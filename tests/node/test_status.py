@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from node import status
-from node.ledger import Ledger, deliveries, instances, jobs, revisions
+from node.ledger import Ledger, deliveries, fallbacks, instances, jobs, revisions
 from node.study import Plan, Stage
 from tests.node import work
 from tests.node.conftest import Clock
@@ -76,6 +76,17 @@ def test_deliveries_show_how_far_they_are(ledger: Ledger) -> None:
     (shown,) = status.of_study(ledger, "1.2.3")["studies"][0]["jobs"][0]["deliveries"]
     assert (shown["objects"], shown["sent"], shown["committed"], shown["commitment_requests"]) == (2, 1, 0, 1)
     assert status.overview(ledger)["queues"]["deliver"]["running"] == 1
+
+
+def test_a_result_that_is_written_anew_waits_in_a_queue_of_its_own(ledger: Ledger) -> None:
+    """Until then it waits to be sent."""
+    job = work.written_job(ledger)
+    (delivery,) = deliveries.of_job(ledger, job.job_id, 1)
+    assert status.overview(ledger)["queues"].keys() == {"deliver"}
+    held = deliveries.claim(ledger, delivery.delivery_id, 8)
+    assert held
+    assert fallbacks.ask(ledger, held, "basic", "no such class") is Stage.RECOMPOSE
+    assert status.overview(ledger)["queues"] == {"recompose": {"queued": 1, "running": 0, "oldest_s": 0.0}}
 
 
 def test_an_unknown_study_has_no_story(ledger: Ledger) -> None:

@@ -21,7 +21,7 @@ from node.archive import Archive, Faults
 from node.archive.holdings import data_set_of
 from node.ledger import Ledger, deliveries, instances, jobs, parcels, revisions
 from node.settings import Settings
-from node.study import Delivery, DeliveryState, Parcel, Stage
+from node.study import Delivery, DeliveryState, Instance, Parcel, Stage
 from tests import phantoms, shelf
 from tests.node import work
 from workers import folder, pipeline, rewrite, tasks, workspace
@@ -46,6 +46,7 @@ class Site:
     tasks: tasks.Site
     archive: Archive
     job_id: str
+    late: Instance
 
     @property
     def ledger(self) -> Ledger:
@@ -101,14 +102,14 @@ def site(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setattr(tasks, "SITE", kept)
         ledger = kept.context.ledger
         found = folder.read(study)
-        instances.index(ledger, found)
+        instances.index(ledger, found[:-1])
         revision = work.freeze(ledger, found[0].study_instance_uid)
         plan = routing.route(instances.study(ledger, revision.study_instance_uid, 1), kept.context.cards, (), kept.settings.destinations())
         assert revisions.plan(ledger, revision.revision_id, plan)
         job_id = plan.jobs[0].job_id
         for stage in STAGES:
             getattr(tasks, stage)(job_id)
-        yield Site(kept, archive, job_id)
+        yield Site(kept, archive, job_id, found[-1])
         ledger.close()
 
 
@@ -143,6 +144,44 @@ def test_a_refused_result_is_written_as_basic_and_arrives(site: Site, tmp_path: 
     assert str(report.SOPInstanceUID) not in {entry.sop_instance_uid for entry in first.objects}
     assert first.summary == parcel.summary
     assert not list((tmp_path / "data" / "parcels").rglob(".*"))
+
+
+def test_the_next_revision_names_the_report_that_each_archive_has(site: Site) -> None:
+    """One archive has the first as `basic`, the other as it was: each sees its own in the second's predecessor."""
+    first = _arrive(site)
+    ledger = site.ledger
+    instances.index(ledger, [site.late])
+    revision = work.freeze(ledger, site.late.study_instance_uid)
+    frozen = instances.study(ledger, revision.study_instance_uid, 2)
+    plan = routing.route(frozen, site.tasks.context.cards, (), site.tasks.settings.destinations())
+    assert revisions.plan(ledger, revision.revision_id, plan)
+    site.job_id = plan.jobs[0].job_id
+    for stage in STAGES:
+        getattr(tasks, stage)(site.job_id)
+    second = _arrive(site)
+    for profile in ("basic", "orthanc-stone"):
+        (former,) = second[profile].PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+        assert former.ReferencedSOPInstanceUID == first[profile].SOPInstanceUID
+        assert former.ReferencedSOPClassUID == first[profile].SOPClassUID
+
+
+def _arrive(site: Site) -> dict[str, pydicom.Dataset]:
+    """Send both results, one of them after a refusal; give each profile's report as the archive has it."""
+    site.archive.faults = Faults(refused_classes=frozenset({SEG}))
+    site.refuse()
+    tasks.recompose(site.ident)
+    tasks.deliver(site.ident)
+    site.archive.faults = Faults()
+    tasks.deliver(jobs.delivery_id(site.job_id, 1, "viewer"))
+    reports = {}
+    for entry in deliveries.of_job(site.ledger, site.job_id, 1):
+        assert entry.state is DeliveryState.ACCEPTED
+        parcel = jobs.parcel(site.ledger, site.job_id, 1, entry.profile)
+        assert parcel is not None
+        path = site.archive.path_of(parcel.objects[-1].sop_instance_uid)
+        assert path is not None
+        reports[entry.profile] = pydicom.dcmread(path)
+    return reports
 
 
 def test_writing_it_twice_gives_the_same_bytes_and_one_parcel(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
