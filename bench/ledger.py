@@ -37,7 +37,7 @@ import sqlalchemy as sa
 
 from bench.rows import many_studies as ledger_rows
 from node import assembly, ending, holds, status
-from node.ledger import Ledger, deliveries, instances, jobs, looks, removal, revisions
+from node.ledger import Ledger, deliveries, failures, instances, jobs, looks, removal, revisions
 from node.ledger import holds as hold_rows
 from node.ledger.schema import JOBS
 from node.settings import AssemblySection
@@ -153,6 +153,7 @@ def sweeps(watch: Watch, ledger: Ledger, count: int) -> None:
     for number in range(count):
         watch("sweep: expired leases", lambda: jobs.expired(ledger))
         watch("sweep: lost senders", lambda: deliveries.lost_senders(ledger, ledger.clock()))
+        watch("sweep: failures to tell", lambda: failures.due(ledger))
         watch("sweep: uncommitted", lambda: deliveries.waiting_for_commitment(ledger, ledger.clock(), {"archive": 1e9}))
         watch("sweep: freeze", lambda: assembly.freeze(ledger, AssemblySection(quiet_s=1e9, quiet_max_s=1e9)))
         watch("holds: list", lambda: hold_rows.held(ledger))
