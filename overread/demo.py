@@ -30,8 +30,9 @@ from workers import folder
 MARK = ".overread-demo"
 WAIT_S = 1800.0
 CALLING_AE = "DEMO"
+# What UCUM's signs are called where people read them.
+UNITS = {"[hnsf'U]": "HU", "mm3": "mm\u00b3"}
 # Nodules of the sizes that chest-ct's card claims to find; it often misses smaller ones, and the demo is no evaluation.
-SAMPLE_SEED = 3
 SAMPLE = sample.Scan(nodules_mm=(18.0, 12.0, 10.0))
 
 
@@ -43,6 +44,7 @@ class Wish:
     study: Path | None
     out: Path
     as_json: bool
+    seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ def main(wish: Wish) -> int:
     truth = None
     if wish.study is None:
         with console.status("generating a chest CT with known lungs and nodules"):
-            truth = sample.write(out / "study", seed=SAMPLE_SEED, scan=SAMPLE)
+            truth = sample.write(out / "study", seed=wish.seed, scan=SAMPLE)
     source = wish.study or out / "study"
     instances = folder.read(source)
     study = folder.studies(instances)[0].study_instance_uid
@@ -193,7 +195,7 @@ def _tell(console: Console, outcome: Outcome, wish: Wish) -> None:
     for sentence in outcome.sentences:
         console.print(f"[bold]{sentence}[/]")
     for finding in outcome.findings:
-        numbers = ", ".join(f"{entry['what']} {entry['value']:g} {entry['unit']}" for entry in finding["numbers"])
+        numbers = ", ".join(f"{entry['what']} {entry['value']:g} {UNITS.get(entry['unit'], entry['unit'])}" for entry in finding["numbers"])
         console.print(f"  {finding['name']}: {numbers}; LPS {finding['centroid_mm']} mm", markup=False)
     for name, paths in (("objects in the archive", outcome.objects), ("pictures", outcome.pictures)):
         console.print(f"{name}:")

@@ -40,6 +40,7 @@ class Follower:
         self._console = console
         self._ledger = ledger
         self._study = study
+        self._begun = time.monotonic()
 
     def look(self) -> dict[str, Any] | None:
         """Give what the ledger knows of the study now; None while it knows nothing."""
@@ -69,6 +70,8 @@ class Follower:
                 bars.start_task(tasks[step])
             if step in done and not task.finished:
                 bars.update(tasks[step], completed=1)
+                if not self._console.is_terminal:  # a log has no bars
+                    self._console.print(f"{step}: done after {time.monotonic() - self._begun:.0f} s")
         bars.update(tasks["receive"], words=f"{facts['images']} images")
 
 

@@ -23,6 +23,7 @@ MEASUREMENT_GROUP = "125007"
 TRACKING_UID = "112040"
 TRACKING_IDENTIFIER = "112039"
 COMMENT = "121106"
+DERIVATION = "121401"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +181,13 @@ def _name(item: Dataset) -> str:
     return str(sequence[0].CodeValue) if sequence else ""
 
 
+def _meaning(number: Dataset) -> str:
+    """Give what a number measures, and how it was derived: "Attenuation Coefficient (Mean)". Ref: PS3.16 TID 1419."""
+    derived = [str(child.ConceptCodeSequence[0].CodeMeaning) for child in number.get("ContentSequence") or [] if _name(child) == DERIVATION]
+    meaning = str(number.ConceptNameCodeSequence[0].CodeMeaning)
+    return f"{meaning} ({', '.join(derived)})" if derived else meaning
+
+
 def _group(container: Dataset) -> Group:
     uid = identifier = ""
     numbers = []
@@ -191,7 +199,7 @@ def _group(container: Dataset) -> Group:
         elif item.get("ValueType") == "NUM" and item.get("MeasuredValueSequence"):
             value = item.MeasuredValueSequence[0]
             unit = str(value.MeasurementUnitsCodeSequence[0].CodeValue)
-            numbers.append((str(item.ConceptNameCodeSequence[0].CodeMeaning), float(value.NumericValue), unit))
+            numbers.append((_meaning(item), float(value.NumericValue), unit))
     return Group(tracking_uid=uid, tracking_identifier=identifier, numbers=tuple(numbers))
 
 
