@@ -23,6 +23,7 @@ help:
 
 # torch comes first and pinned: unpinned, another package's requirement may bring a CUDA build of several GB.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
+	@echo "installing into $(VENV): some minutes, about 2 GB with torch"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[brain-mr,test,postgresql]'
