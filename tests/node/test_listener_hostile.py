@@ -81,7 +81,7 @@ def test_connections_hold_no_slots(tmp_path: Path) -> None:
         idle = [Caller(listener.port) for _ in range(30)]
         assert idle[0].closed_by_peer()
         assert takes_a_study(listener)
-        assert len(listener.connections) <= 20
+        soon(lambda: len(listener.connections) <= 20)  # one that yielded is counted until its thread has ended
         for caller in idle:
             caller.socket.close()
 

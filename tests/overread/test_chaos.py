@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 from rich.console import Console
 
 from node import send
@@ -33,7 +34,6 @@ SECTIONS: dict[str, Mapping[str, Any]] = {
     "assembly": {"quiet_s": 10},
     "workers": {"lease_s": 3, "renew_s": 0.5, "max_attempts": 8},
 }
-CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
 @dataclass
@@ -152,7 +152,10 @@ def test_every_process_dies_once_and_one_result_set_arrives(tmp_path: Path) -> N
         assert site.archive_dir is not None
         held = Holdings(site.archive_dir).study(truth.study_instance_uid)
     assert len(killer.killed) == 9
-    assert [(job["state"], [entry["state"] for entry in job["deliveries"]]) for job in facts["jobs"]] == [("WRITTEN", ["COMMITTED"])]
+    # On a slow machine the dead listener's silence outlasts the quiet time: then a first revision was begun, and sent nothing.
+    jobs = [(job["state"], [entry["state"] for entry in job["deliveries"]]) for job in facts["jobs"]]
+    assert [job for job in jobs if job != ("SUPERSEDED", [])] == [("WRITTEN", ["COMMITTED"])]
     assert facts["images"] == len(files)
-    assert sorted(Counter(entry.sop_class_uid for entry in held if entry.sop_class_uid != CT).values()) == [1, 1]
+    kinds = Counter(entry.sop_class_uid for entry in held)
+    assert (kinds[SegmentationStorage], kinds[Comprehensive3DSRStorage]) == (1, 1)
     assert {entry.sop_instance_uid for entry in held} == {entry["sop_instance_uid"] for job in facts["jobs"] for entry in job["objects"]}
