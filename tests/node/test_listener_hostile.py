@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -35,11 +36,13 @@ def parts(listener: Listener) -> list[Path]:
 
 
 def takes_a_study(listener: Listener) -> bool:
-    """Tell whether an honest caller is still served."""
+    """Tell whether an honest caller is still served; one too slow for the short time-outs asks again, as a PACS does."""
     ds = ct()
-    with Caller(listener.port) as caller:
-        caller.associate()
-        return caller.store(CTImageStorage, ds.SOPInstanceUID, encoded(ds)) == 0x0000
+    for _ in range(5):
+        with suppress(AssertionError, OSError), Caller(listener.port) as caller:
+            caller.associate()
+            return caller.store(CTImageStorage, ds.SOPInstanceUID, encoded(ds)) == 0x0000
+    return False
 
 
 def test_half_a_header(listener: Listener) -> None:
