@@ -24,8 +24,10 @@ from workers.results.identity import tracking_uid
 from workers.results.request import ComposeRequest
 
 PLACE_MM = 1e-3
+ROUNDED_MM = 0.15
 SYNTAXES = {"explicit": "1.2.840.10008.1.2.1", "rle": "1.2.840.10008.1.2.5", "jpeg-ls": "1.2.840.10008.1.2.4.80"}
 Mask = NDArray[np.bool_]
+Vector = NDArray[np.float64]
 Masks = Mapping[int, Callable[[], NDArray[np.bool_]]]
 """By slice index, what decodes the mask there."""
 
@@ -132,23 +134,50 @@ def _check_geometry(request: ComposeRequest, seg: Dataset) -> None:
         return
     if seg.FrameOfReferenceUID != first.FrameOfReferenceUID:
         raise Refused("the SEG lies in another frame of reference than the images")
-    shared = seg.SharedFunctionalGroupsSequence[0]
-    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
+    _check_plane(request, seg)
+    _check_order(request, seg)
+
+
+def _check_plane(request: ComposeRequest, seg: Dataset) -> None:
+    """Compare how far the SEG's rows and columns reach with the first image's, and that with the grid."""
+    shared, grid, first = seg.SharedFunctionalGroupsSequence[0], request.prediction.grid, request.sources[0]
     spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
-    # x grows along the row's direction by the distance between columns, the second spacing. Ref: PS3.3 C.7.6.2.1.1
-    along_x, along_y = orientation[:3] * spacing[1], orientation[3:] * spacing[0]
-    affine = grid.affine
-    reach = np.array([affine[:3, 2] - along_x, affine[:3, 1] - along_y]) * np.array([[grid.shape[2]], [grid.shape[1]]])
-    if np.abs(reach).max() > PLACE_MM:
+    ours = _reach(np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float), spacing, grid)
+    pixel = np.array(first.PixelSpacing, dtype=float)
+    theirs = _reach(np.array(first.ImageOrientationPatient, dtype=float), pixel, grid)
+    if np.abs(ours - theirs).max() > PLACE_MM:
         raise Refused("the SEG's orientation or spacing is not that of the images")
-    step, normal = affine[:3, 0], np.cross(affine[:3, 2], affine[:3, 1])
-    apart = abs(float(step @ normal)) / float(np.linalg.norm(normal))
-    if abs(float(shared.PixelMeasuresSequence[0].get("SpacingBetweenSlices", apart)) - apart) > PLACE_MM:
+    # Headers round direction cosines, the grid's axes are of length 1: no more than half a pixel in the farthest corner.
+    if np.abs(theirs - grid.affine[:3, [2, 1]].T * [[grid.shape[2]], [grid.shape[1]]]).max() > pixel.min() / 2:
+        raise Refused("the prediction's grid is not that of the images")
+
+
+def _reach(orientation: Vector, spacing: Vector, grid: Grid) -> Vector:
+    """Give the two edges of a picture as vectors in mm.
+
+    x grows along the row's direction by the distance between columns, the second spacing. Ref: PS3.3 C.7.6.2.1.1
+    """
+    return np.array([orientation[:3] * spacing[1] * grid.shape[2], orientation[3:] * spacing[0] * grid.shape[1]])
+
+
+def _check_order(request: ComposeRequest, seg: Dataset) -> None:
+    """Look that the images are the volume's slices, and that a distance between slices is claimed only where it is one.
+
+    Writers that round positions to 0.1 mm put slices up to 0.05 mm off their even places, in each of three directions.
+    """
+    affine = request.prediction.grid.affine
+    step_mm = float(np.linalg.norm(affine[:3, 0]))
+    places = np.array([source.ImagePositionPatient for source in request.sources], dtype=float)
+    even = affine[:3, 3] + np.arange(len(places))[:, None] * affine[:3, 0]
+    if np.abs(places - even).max() > min(max(ROUNDED_MM, 0.03 * step_mm), 0.4 * step_mm):
+        raise Refused("the source images are not in the order of the volume's slices")
+    normal = np.cross(affine[:3, 2], affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    apart = abs(float(affine[:3, 0] @ normal))
+    uneven = bool((np.abs(np.abs(np.diff(places @ normal)) - apart) > PLACE_MM).any())
+    told = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].get("SpacingBetweenSlices")
+    if uneven != (told is None) or (told is not None and abs(float(told) - apart) > PLACE_MM):
         raise Refused("the SEG's slice spacing is not that of the images")
-    for index, source in enumerate(request.sources):
-        place = grid.to_world_mm(np.array([[index, 0.0, 0.0]]))[0]
-        if np.abs(place - np.array(source.ImagePositionPatient, dtype=float)).max() > PLACE_MM:
-            raise Refused("the source images are not in the order of the volume's slices")
 
 
 def _check_projection(request: ComposeRequest, seg: Dataset) -> None:
@@ -291,7 +320,7 @@ def _bytes(group: Dataset, keyword: str) -> bytes | None:
 def _slice_of(request: ComposeRequest, group: Dataset) -> int:
     """Find the slice a frame lies on by its position alone, and compare with the source it names."""
     grid = request.prediction.grid
-    index = 0 if grid.is_projection else _place_of(grid, group.PlanePositionSequence[0])
+    index = 0 if grid.is_projection else _place_of(request, group.PlanePositionSequence[0])
     images = [item for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
     derived = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.get("ReferencedFrameNumber")) for item in images]
     source = request.sources[index]
@@ -300,11 +329,13 @@ def _slice_of(request: ComposeRequest, group: Dataset) -> int:
     return index
 
 
-def _place_of(grid: Grid, plane: Dataset) -> int:
-    position = np.array([plane.ImagePositionPatient], dtype=float)
+def _place_of(request: ComposeRequest, plane: Dataset) -> int:
+    grid, position = request.prediction.grid, np.array([plane.ImagePositionPatient], dtype=float)
     index = round(float(grid.to_index(position)[0, 0]))
-    off_mm = np.abs(grid.to_world_mm(np.array([[index, 0.0, 0.0]])) - position).max()
-    if not 0 <= index < grid.shape[0] or off_mm > PLACE_MM:
+    if (
+        not 0 <= index < grid.shape[0]
+        or np.abs(position - np.array(request.sources[index].ImagePositionPatient, dtype=float)).max() > PLACE_MM
+    ):
         raise Refused("a frame of the SEG lies on none of the images")
     return index
 

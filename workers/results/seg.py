@@ -26,6 +26,7 @@ from workers.results.request import ComposeRequest, Draft
 from workers.results.segments import Segment, mask_on
 
 KIND: Kind = "seg"
+EVEN_MM = 1e-3
 ALGORITHM_FAMILY = PydicomCode("123110", "DCM", "Artificial Intelligence")
 
 
@@ -167,13 +168,14 @@ def _place(request: ComposeRequest, dataset: Dataset, slices: Sequence[int]) -> 
     # highdicom takes the source's own measures, wrong distances included, where the pixel spacing is the same.
     shared.PixelMeasuresSequence = _pixel_measures(request)
     one = dataset.SegmentationType == "LABELMAP" or len(dataset.SegmentSequence) == 1
-    if one and len(slices) > 1 and max(slices) - min(slices) == len(slices) - 1:
+    if one and len(slices) > 1 and max(slices) - min(slices) == len(slices) - 1 and _even(request):
         dataset.DimensionOrganizationType = "3D"
 
 
 def _pixel_measures(request: ComposeRequest) -> highdicom.PixelMeasuresSequence:
     """Take spacing from the headers, the distance between slices from the grid: a header's own is often wrong.
 
+    None is claimed where the images lie unevenly; each frame has the place of its image.
     Where a gantry leaned it is the distance along the normal, less than that of the slices' corners. Ref: PS3.3 C.7.6.16.2.1
     """
     first = request.sources[0]
@@ -181,8 +183,16 @@ def _pixel_measures(request: ComposeRequest) -> highdicom.PixelMeasuresSequence:
     return highdicom.PixelMeasuresSequence(
         pixel_spacing=[float(value) for value in first.PixelSpacing],
         slice_thickness=float(first.get("SliceThickness") or between_mm),
-        spacing_between_slices=float(f"{between_mm:.9g}"),
+        spacing_between_slices=float(f"{between_mm:.9g}") if _even(request) else None,
     )
+
+
+def _even(request: ComposeRequest) -> bool:
+    """Tell whether all images lie equally far apart along their normal, to a thousandth of a millimetre."""
+    grid = request.prediction.grid
+    normal = np.cross(np.asarray(grid.axes[2], dtype=float), np.asarray(grid.axes[1], dtype=float))
+    places_mm = np.array([source.ImagePositionPatient for source in request.sources], dtype=float) @ (normal / np.linalg.norm(normal))
+    return bool((np.abs(np.abs(np.diff(places_mm)) - grid.between_planes_mm) <= EVEN_MM).all())
 
 
 def _description(request: ComposeRequest, segment: Segment) -> SegmentDescription:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -324,3 +325,31 @@ def test_dciodvfy_finds_no_fault_in_a_radiographs_seg(form: str, tmp_path: Path,
             done = subprocess.run([require("dciodvfy"), tmp_path / f"{number}.dcm"], capture_output=True, text=True, check=False)
             lines = {line.strip() for line in (done.stdout + done.stderr).splitlines()} - {"Segmentation"}
             assert lines <= ({"Error - Information Object Not found"} if form == "labelmap" else set())
+
+
+@pytest.mark.parametrize("form", ["binary", "labelmap RLE"])
+def test_images_that_lie_unevenly_keep_their_own_places(form: str) -> None:
+    """Positions rounded to 0.1 mm: every frame has its image's place, and no distance between slices is claimed."""
+    scan = Scan(plane="oblique", spacing_mm=(1.25, 0.7, 0.9))
+    request = asked(scans.request(scan), **FORMS[form])
+    sources = [deepcopy(source) for source in request.sources]
+    for source in sources:
+        source.ImagePositionPatient = [round(float(part), 1) for part in source.ImagePositionPatient]
+    (dataset,) = written(replace(request, sources=tuple(sources)))
+    assert "SpacingBetweenSlices" not in dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    by_uid = {source.SOPInstanceUID: source for source in sources}
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        image = by_uid[group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
+        assert list(group.PlanePositionSequence[0].ImagePositionPatient) == list(image.ImagePositionPatient)
+    assert np.array_equal(read_with_pydicom(dataset, 3, scan), scans.block(scan, (2, 5, 4), (4, 8, 8)))
+
+
+def test_rounded_direction_cosines_are_the_images_own() -> None:
+    """A header with four digits gives a SEG with the same four digits; the grid's axes have length 1."""
+    request = asked(scans.request(Scan(plane="oblique", shape=(7, 250, 252), spacing_mm=(2.5, 0.7, 0.7))))
+    sources = [deepcopy(source) for source in request.sources]
+    for source in sources:
+        source.ImageOrientationPatient = [round(float(part), 4) for part in source.ImageOrientationPatient]
+    (dataset,) = written(replace(request, sources=tuple(sources)))
+    told = dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    assert list(told) == list(sources[0].ImageOrientationPatient)
