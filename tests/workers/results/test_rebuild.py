@@ -19,11 +19,21 @@ class Later(datetime.datetime):
 
 datetime.datetime = Later  # before any library takes it
 
+import dataclasses
+import numpy
+from node.profiles import BUILT_IN, Profile
 from tests.workers.results import scans
 from workers.results import compose
 
 for arguments in ({}, {"nodules": 0}, {"finds": False}, {"scan": scans.Scan(shape=(10, 25, 31), plane="sagittal")}):
     for entry in compose(scans.request(**arguments)).objects:
+        print(entry.kind, entry.sop_instance_uid, hashlib.sha256(entry.dataset_bytes).hexdigest())
+
+request = scans.request()
+maps = {3: (numpy.arange(request.prediction.labels.size) % 251).astype("uint8").reshape(request.prediction.labels.shape)}
+request = dataclasses.replace(request, prediction=dataclasses.replace(request.prediction, probabilities=maps))
+for form in ("editable", "text"):
+    for entry in compose(dataclasses.replace(request, profile=Profile(name="p", objects=("pm", "rtstruct", "sr"), sr_form=form))).objects:
         print(entry.kind, entry.sop_instance_uid, hashlib.sha256(entry.dataset_bytes).hexdigest())
 """
 
@@ -41,6 +51,6 @@ def composed_by_another_process(seed: str, days: str, zone: str) -> list[str]:
 def test_two_processes_write_the_same_bytes() -> None:
     """Neither hash order nor clock nor time zone decides a byte."""
     first = composed_by_another_process("1", "0", "UTC")
-    assert len(first) == 8
-    assert len({line.split()[1] for line in first}) < 8  # the four analyses share a job id here, so kinds share UIDs
+    assert len(first) == 14
+    assert len({line.split()[1] for line in first}) < 14  # the four analyses share a job id here, so kinds share UIDs
     assert composed_by_another_process("4242", "400", "Asia/Tokyo") == first
