@@ -25,6 +25,7 @@ PICTURE = re.compile(r"(\d+),(\d+) (\d+)x(\d+) s(\d+) r(\d+)-(\d+) c(\d+)-(\d+) 
 NAMES = (("L", "R"), ("P", "A"), ("H", "F"))
 HUE_DEGREES, CHROMA = 40.0, 20.0
 COVERED = 0.8
+PICTURED_FINDINGS = 27
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
@@ -57,8 +58,6 @@ class _Picture:
 
 def verify(request: ComposeRequest, pages: Sequence[Dataset]) -> None:
     """Raise Refused unless the pages show the images and the prediction, and are there where the profile asks for them."""
-    if not pages and request.profile.wants("sc") and "summary" in request.profile.sc_pages:
-        raise Refused("the result has no summary page")
     numbers: dict[str, list[int]] = {}
     shown: set[int] = set()
     for page in pages:
@@ -66,8 +65,30 @@ def verify(request: ComposeRequest, pages: Sequence[Dataset]) -> None:
         shown |= _check_page(request, page)
     if any(series != list(range(1, len(series) + 1)) for series in numbers.values()):
         raise Refused("the pages are not numbered from 1")
+    wanted = request.profile.sc_pages if request.profile.wants("sc") else ()
+    if len(numbers) != ("summary" in wanted) + ("key-images" in wanted and _is_marked(request)):
+        raise Refused("the result has not the pages that the profile asks for")
     if pages and not shown:
         raise Refused("the pages show none of the images")
+    if pages and len(request.prediction.findings) <= PICTURED_FINDINGS:
+        _check_all_shown(request, shown)
+
+
+def _is_marked(request: ComposeRequest) -> bool:
+    prediction = request.prediction
+    return bool(prediction.findings or prediction.labels.any() or any(mask.any() for mask in prediction.masks.values()))
+
+
+def _check_all_shown(request: ComposeRequest, shown: set[int]) -> None:
+    """Look for a picture of every finding; of very many the largest alone have one."""
+    instances = request.prediction.instances
+    for finding in request.prediction.findings:
+        if instances is None:
+            there = shown & set(range(finding.box.low[0], finding.box.high[0]))
+        else:
+            there = {index for index in shown if (instances[index] == finding.number).any()}
+        if not there:
+            raise Refused(f"finding {finding.number} of the prediction is on none of the pages' pictures")
 
 
 def _check_page(request: ComposeRequest, page: Dataset) -> set[int]:

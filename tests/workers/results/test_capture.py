@@ -270,12 +270,19 @@ def test_a_page_that_says_something_else_is_refused(name: str) -> None:
         check_sc.verify(request, datasets)
 
 
-def test_what_was_written_passes_and_a_missing_summary_does_not() -> None:
-    """The gate knows that the profile asks for pages."""
+def test_pages_that_were_written_pass_and_missing_ones_do_not() -> None:
+    """The gate knows which pages the profile asks for, and that every finding has its picture."""
     request, datasets = spoil(lambda pixels: pixels)
     check_sc.verify(request, datasets)
-    with pytest.raises(Refused, match="no summary page"):
-        check_sc.verify(request, ())
+    for left in ((), datasets[:1], keys(tuple(datasets))):
+        with pytest.raises(Refused, match="not the pages"):
+            check_sc.verify(request, left)
+    summary_only = replace(request, profile=request.profile.model_copy(update={"sc_pages": ("summary",)}))
+    check_sc.verify(summary_only, datasets[:1])
+    elsewhere = tuple(replace(finding, number=finding.number + 1) for finding in request.prediction.findings)
+    moved_on = replace(summary_only, prediction=replace(request.prediction, findings=elsewhere))
+    with pytest.raises(Refused, match=r"outline|none of the pages"):
+        check_sc.verify(moved_on, datasets[:1])
 
 
 def test_the_same_analysis_gives_the_same_pages() -> None:
