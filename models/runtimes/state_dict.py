@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors import torch as safetensors
 
-from models import detector, registry, segmenter
+from models import detector, network, registry, segmenter
 from models.card import BadCard, Card, ShelvedCard
 from models.vocabulary import Finding, Prediction, Progress, Unfit, Volume
 
@@ -83,13 +81,13 @@ def load(shelved: ShelvedCard, device: str) -> StateDict:
         options = Options.model_validate(shelved.card.runtime.options)
         _agree(shelved.card, options)
         content = registry.weights(shelved, ("weights",))["weights"]
-        network = _network(options, content)
+        built = _network(options, content)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
         raise BadCard(f"{where}: runtime.options: {faults}") from None
     except ValueError as error:
         raise BadCard(f"{where}: runtime.options: {error}") from None
-    return StateDict(shelved.card, options, network.to(device).eval())
+    return StateDict(shelved.card, options, built.to(device).eval())
 
 
 def _agree(card: Card, options: Options) -> None:
@@ -114,34 +112,21 @@ def _agree(card: Card, options: Options) -> None:
 
 def _network(options: Options, content: bytes) -> torch.nn.Module:
     """Build the network and load it; raises ValueError where name, arguments, weights or channels do not fit."""
-    from monai.networks import nets  # noqa: PLC0415 -- takes seconds to import, and workers fork before
-
-    kind = getattr(nets, options.network, None)
-    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-        raise ValueError(f"monai.networks.nets has no network {options.network!r}")  # noqa: TRY004 -- a word in the card is wrong
-    try:
-        network: torch.nn.Module = kind(**options.arguments)
-        with torch.device("meta"):
-            shape = tuple(kind(**options.arguments).eval()(torch.zeros(1, 1, *options.window)).shape)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the network {options.network!r} cannot be built or does not take its window: {error}") from None
     channels = sorted([*options.organ_channels, *([options.findings.channel] if options.findings else [])])
-    if shape != (1, len(channels), *options.window) or channels != list(range(len(channels))):
-        raise ValueError(f"the network gives {shape[1:]}, the labels need channels {channels} on the window {options.window}")
-    try:
-        network.load_state_dict(safetensors.load(content), strict=True)
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"the weights do not fit the network: {str(error).splitlines()[0]}") from None
-    return network
+    if channels != list(range(len(channels))):
+        raise ValueError(f"the labels need channels {channels}, which are not all of a network's channels from 0")
+    built = network.build(options.network, options.arguments, options.window, len(channels))
+    network.fill(built, content)
+    return built
 
 
 class StateDict:
     """A MONAI network, warm on its device."""
 
-    def __init__(self, card: Card, options: Options, network: torch.nn.Module) -> None:
+    def __init__(self, card: Card, options: Options, built: torch.nn.Module) -> None:
         self._card = card
         self._options = options
-        self._network = network
+        self._network = built
         self._preparation = segmenter.Preparation(
             orientation=options.orientation,
             spacing_mm=options.spacing_mm,
@@ -172,8 +157,4 @@ class StateDict:
         return Prediction(grid=volume.grid, labels=labels, instances=instances, findings=findings, variant=self._variant())
 
     def _variant(self) -> dict[str, str]:
-        import monai  # noqa: PLC0415 -- takes seconds to import, and workers fork before
-
-        device = next(self._network.parameters()).device.type
-        return {"runtime": "state-dict", "device": device, "precision": "float32", "batch": "1",
-                "torch": str(torch.__version__), "monai": str(monai.__version__)}  # fmt: skip
+        return network.variant("state-dict", self._network)
