@@ -34,7 +34,7 @@ def _display(folder: Path) -> Iterator[str]:
     read, write = os.pipe()
     with (folder / "xvfb.log").open("ab") as log:
         server = subprocess.Popen(
-            [require("Xvfb"), "-displayfd", str(write), "-screen", "0", f"{SIZE[0]}x{SIZE[1]}x24", "-nolisten", "tcp"],
+            [require("Xvfb"), "-displayfd", str(write), "-screen", "0", f"{SIZE[0]}x{SIZE[1]}x24", "-nolisten", "tcp", "-noreset"],
             stdout=log, stderr=log, pass_fds=[write], start_new_session=True,
         )  # fmt: skip
     os.close(write)
