@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 
-from models.card import CodedConcept
+from models.card import CodedConcept, LabelPart
 from models.vocabulary import Code, Measurement
 from workers.measure import SegmentMeasures
 from workers.results.request import ComposeRequest
@@ -122,19 +122,22 @@ def shared(request: ComposeRequest, segment: Segment) -> dict[str, Any]:
     An organ gets no site: it is the site, and where a group has fewer than five numbers OHIF writes the site on the
     image as "363698007: Lung". Its side is a modifier of the finding instead, see `_tell_side`.
     """
-    part, model = segment.part, request.card.card.model
+    part = segment.part
     sited = segment.finding is not None and part.region is not None
     return {
         "tracking_identifier": sr.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.name),
         "finding_category": coded(part.category),
         "finding_type": coded(part.type),
         "finding_sites": [site(segment)] if sited else None,
-        "algorithm_id": sr.AlgorithmIdentification(
-            name=model.title,
-            version=model.version,
-            parameters=[f"threshold={part.threshold:g}"] if part.threshold is not None else None,
-        ),
+        "algorithm_id": algorithm(request, part),
     }
+
+
+def algorithm(request: ComposeRequest, part: LabelPart) -> sr.AlgorithmIdentification:
+    """Name the model with its version, and the operating threshold at which it marks this label. Ref: PS3.16 TID 4019."""
+    model = request.card.card.model
+    parameters = [f"threshold={part.threshold:g}"] if part.threshold is not None else None
+    return sr.AlgorithmIdentification(name=model.title, version=model.version, parameters=parameters)
 
 
 def site(segment: Segment) -> sr.FindingSite:

@@ -40,6 +40,7 @@ def _finding(request: ComposeRequest, segment: Segment, measures: SegmentMeasure
     below: list[sr.ContentItem] = [
         sr.CodeContentItem(name=codes.DCM.Finding, value=groups.coded(segment.part.type), relationship_type="HAS PROPERTIES")
     ]
+    below.extend(item for item in groups.algorithm(request, segment.part))
     for number in groups.bare_numbers(measures):
         number.RelationshipType = "HAS PROPERTIES"
         below.append(number)

@@ -54,6 +54,12 @@ def boxed() -> ComposeRequest:
     return replace(request, prediction=replace(request.prediction, instances=None, findings=(finding,)))
 
 
+def marked_and_scored() -> ComposeRequest:
+    """Give the analysis of a model that marks nodules and says how likely there is one at all."""
+    request = scans.request()
+    return replace(request, prediction=replace(request.prediction, scores=(Score(label=3, score=0.9),)), profile=scans.PLAIN)
+
+
 FORMS: dict[str, Callable[[], ComposeRequest]] = {
     "editable": lambda: replace(scans.request(), profile=BUILT_IN["editable"]),
     "editable oblique": lambda: replace(scans.request(scans.Scan(plane="oblique")), profile=BUILT_IN["editable"]),
@@ -63,6 +69,7 @@ FORMS: dict[str, Callable[[], ComposeRequest]] = {
     "alone": lambda: replace(scans.request(), profile=SR_ALONE),
     "basic class": lambda: replace(scans.request(), profile=Profile(name="c", sr_class="comprehensive")),
     "boxes": boxed,
+    "marks and scores": marked_and_scored,
     "scores": lambda: scored(0.874, 0.496, 0.2),
     "low scores": lambda: scored(0.1, 0.2, 0.9, profile=BUILT_IN["basic"]),
 }

@@ -87,6 +87,7 @@ def test_a_report_in_words_has_every_finding_and_no_group() -> None:
     assert first.TextValue.startswith("Nodule 1 (Lung): Volume 38 mm3, Attenuation Coefficient (Mean) 30 HU, Long Axis ")
     assert first.TextValue.endswith("; largest on image 3.")
     assert second.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == f"{scans.ROOT}.3.3"
+    assert [named(first, code)[0].TextValue for code in ("111001", "111003", "111002")] == ["Lung nodules", "1.2.0", "threshold=0.5"]
     assert numbers(first, "112031") == [("30", "[hnsf'U]"), ("0", "[hnsf'U]")]
     assert [named(item, "121401")[0].ConceptCodeSequence[0].CodeMeaning for item in named(first, "112031")] == [
         "Mean",

@@ -123,6 +123,11 @@ FAULTS: dict[str, tuple[str, Callable[[Dataset], Any], str]] = {
     "a score's verdict": ("scores", verdict, "as the model gave it"),
     "a score's probability": ("scores", set_number("122157", "88"), "as the model gave it"),
     "a score on the images": ("scores", lambda r: setattr(r.ConceptNameCodeSequence[0], "CodeValue", "126000"), "title and its groups"),
+    "a score in a group": (
+        "marks and scores",
+        lambda r: group(r).ContentSequence.append(named(r, "27925004")[0].ContentSequence.pop(-2)),
+        "stands in a group",
+    ),
     "none found, by the code": (
         "scores",
         lambda r: setattr(named(r, "111017")[0].ConceptCodeSequence[0], "CodeValue", "111241"),
