@@ -5,18 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(basename $(notdir $(CONSTRAINTS)))
 VIEWERS := .cache/viewers
-OHIF := @ohif/app@3.13.2
-PLAYWRIGHT := playwright-core@1.64.1
-VIEWERS_STAMP := $(VIEWERS)/.installed
+# The first is the one that every run looks at; `make verify` looks at all.
+OHIF := 3.13.2 3.12.10
+OHIF_DEFAULT := $(firstword $(OHIF))
+PLAYWRIGHT := 1.64.1
+PLAYWRIGHT_STAMP := $(VIEWERS)/.playwright-$(PLAYWRIGHT)
 WORKERS ?= 2
 
-.PHONY: help install demo test lint verify bench train-chest-ct viewers clean
+.PHONY: help install demo test lint verify bench train-chest-ct viewers viewers-all clean
 
 help:
 	@echo "make demo            the whole path on a generated chest CT: archive, node, result, pictures"
 	@echo "make test            lint, types, import contracts, tests (skips what needs a server that is missing)"
 	@echo "make lint            ruff, mypy, import-linter only"
-	@echo "make viewers         fetch OHIF and playwright-core for the viewer tests"
+	@echo "make viewers         fetch OHIF and playwright-core for the viewer tests; viewers-all: every version of OHIF"
 	@echo "make verify          all tests, the long ones with real servers and viewers too"
 	@echo "make bench           every benchmark, each against a peer or a floor in the same run"
 	@echo "make train-chest-ct  train the chest starter again"
@@ -43,15 +45,21 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-$(VIEWERS_STAMP): Makefile
-	mkdir -p $(VIEWERS)
-	cd $(VIEWERS) && npm pack --silent $(OHIF) && rm -rf package && tar -xzf ohif-app-*.tgz && rm ohif-app-*.tgz
-	npm install --silent --no-save --no-package-lock --no-audit --no-fund --prefix $(VIEWERS) $(PLAYWRIGHT)
+# The packed application holds its built files; nothing of it is run here.
+$(VIEWERS)/ohif-%/.installed:
+	rm -rf $(@D) && mkdir -p $(@D)
+	cd $(@D) && npm pack --silent @ohif/app@$* && tar -xzf ohif-app-*.tgz --strip-components=1 package/dist && rm ohif-app-*.tgz
 	touch $@
 
-viewers: $(VIEWERS_STAMP)
+$(PLAYWRIGHT_STAMP):
+	npm install --silent --no-save --no-package-lock --no-audit --no-fund --prefix $(VIEWERS) playwright-core@$(PLAYWRIGHT)
+	touch $@
 
-verify: lint viewers
+viewers: $(VIEWERS)/ohif-$(OHIF_DEFAULT)/.installed $(PLAYWRIGHT_STAMP)
+
+viewers-all: $(OHIF:%=$(VIEWERS)/ohif-%/.installed) $(PLAYWRIGHT_STAMP)
+
+verify: lint viewers-all
 	$(BIN)/python -m pytest --verify -n $(WORKERS) --dist loadfile
 
 bench: $(STAMP)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +28,25 @@ class TrueResult:
     """The objects of a perfect model, and the truth as ITK's grid has it."""
 
     composed: Composed
+    request: ComposeRequest
     expected: phantoms.OnGrid
     centres_mm: NDArray[np.float64]
     loaded: Loaded
 
+    @property
+    def kinds(self) -> set[str]:
+        """Give the kinds of objects there are."""
+        return {item.kind for item in self.composed.objects}
+
     def write(self, folder: Path) -> dict[str, Path]:
-        """Write the objects as files, by kind."""
+        """Write the objects as files, by kind; the second of a kind is "sc-2"."""
         folder.mkdir(parents=True, exist_ok=True)
-        paths = {}
+        paths: dict[str, Path] = {}
         for item in self.composed.objects:
-            paths[item.kind] = folder / f"{item.kind}.dcm"
-            paths[item.kind].write_bytes(item.dataset_bytes)
+            count = sum(name.partition("-")[0] == item.kind for name in paths)
+            name = f"{item.kind}-{count + 1}" if count else item.kind
+            paths[name] = folder / f"{name}.dcm"
+            paths[name].write_bytes(item.dataset_bytes)
         return paths
 
 
@@ -48,15 +58,16 @@ def chest_card() -> ShelvedCard:
 def job_for(truth: Truth, sop_uids: tuple[str, ...], card: ShelvedCard) -> Job:
     """Make the row of a job that has come as far as compose."""
     return Job(
-        job_id="0" * 64, generation=1, study_instance_uid=truth.study_instance_uid, revision=1, model=card.card.model.name,
+        job_id=hashlib.sha256(truth.study_instance_uid.encode()).hexdigest(), generation=1,
+        study_instance_uid=truth.study_instance_uid, revision=1, model=card.card.model.name,
         version=card.card.model.version, card_digest=card.digest, inputs={card.card.reference_role: tuple(sorted(sop_uids))},
         mode=Mode.LIVE, priority=5, destinations=("archive",), state=JobState.RUNNING, stage=Stage.COMPOSE, attempt=1, fence=1,
         created_at=CREATED_AT,
     )  # fmt: skip
 
 
-def perfect(truth: Truth) -> TrueResult:
-    """Compose what a model that sees the truth would say. The truth's grid is ITK's, never the loader's."""
+def perfect(truth: Truth, change: Callable[[ComposeRequest], ComposeRequest] = lambda request: request) -> TrueResult:
+    """Compose what a model that sees the truth would say, after a change. The truth's grid is ITK's, never the loader's."""
     card = chest_card()
     centres_mm = phantoms.voxel_centres_mm(phantoms.read_with_itk(truth.files))
     expected = phantoms.on_grid(truth, centres_mm)
@@ -67,7 +78,7 @@ def perfect(truth: Truth) -> TrueResult:
         grid=loaded.volume.grid, labels=expected.labels, instances=instances, findings=findings, variant={"device": "truth"}
     )
     sop_uids = tuple(str(source.SOPInstanceUID) for source in loaded.sources)
-    composed = compose(
+    request = change(
         ComposeRequest(
             job=job_for(truth, sop_uids, card),
             card=card,
@@ -77,7 +88,7 @@ def perfect(truth: Truth) -> TrueResult:
             settings=ResultsSection(),
         )
     )
-    return TrueResult(composed=composed, expected=expected, centres_mm=centres_mm, loaded=loaded)
+    return TrueResult(composed=compose(request), request=request, expected=expected, centres_mm=centres_mm, loaded=loaded)
 
 
 def _numbered(instances: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], tuple[Finding, ...]]:

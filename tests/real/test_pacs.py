@@ -16,7 +16,7 @@ from overread.sample import Scan, Truth
 from tests import phantoms
 from tests.real import dcmtk
 from tests.real.node import Site, site
-from tests.real.ohif import look, served
+from tests.real.ohif import Study, served, visit
 from tests.real.processes import wait_for
 from tests.real.validators import iod_faults, report_text
 from tests.servers import shared
@@ -82,11 +82,13 @@ def test_what_arrived_is_valid_and_readable(pacs: Site, analysed: Truth, tmp_pat
 def test_ohif_shows_what_the_node_sent(pacs: Site, analysed: Truth, tmp_path: Path) -> None:
     """A radiologist who opens the study sees the lungs on their sides and each larger nodule marked at its centre."""
     with served(tmp_path / "nginx", pacs.archive) as address:
-        seen = look(address, analysed.study_instance_uid, tmp_path / "seen")
-    assert seen.errors == []
+        seen = visit(address, [Study(name="routed", uid=analysed.study_instance_uid)], tmp_path / "ohif-routed")["routed"]
+    assert seen.faults() == []
     middle_mm = analysed.thorax.centre_mm[0]
-    assert seen.segments[1][1][0] > middle_mm + 40 > middle_mm - 40 > seen.segments[2][1][0]
-    centres = [centre for label, centre in seen.segments.values() if label.startswith("Nodule")]
+    found = [(label, centre) for labelmap in seen.labelmaps for label, centre, _ in labelmap.segments.values()]
+    places = dict(found)
+    assert places["Left lung"][0] > middle_mm + 40 > middle_mm - 40 > places["Right lung"][0]
+    centres = [centre for label, centre in found if label.startswith("Nodule")]
     for nodule in analysed.nodules:
         if nodule.diameter_mm >= PROMISED_MM:
             assert min(np.linalg.norm(centre - nodule.centre_mm) for centre in centres) < nodule.diameter_mm / 2

@@ -6,6 +6,7 @@ window.config = {
   showStudyList: true,
   showWarningMessageForCrossOrigin: false,
   showCPUFallbackMessage: false,
+  investigationalUseDialog: { option: 'never' },
   strictZSpacingForVolumeViewport: true,
   maxNumberOfWebWorkers: 2,
   maxNumRequests: { interaction: 20, thumbnail: 5, prefetch: 10 },
