@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.card import LabelPart
 from tests.composed import chest_card
 from tests.real.ohif import DEFAULT, VERSIONS, Labelmap, Seen, Study, served, visit
 from tests.real.orthanc import Orthanc, orthanc
@@ -78,7 +79,7 @@ def segments_are_true(study: Looked, seen: Seen) -> None:
             assert np.array_equal(labelmap.voxels == index, mask[places]), f"{label} is not where the truth has it"
             half_mm = max(study.truth.scan.slice_spacing_mm, *study.truth.scan.pixel_spacing_mm) / 2
             assert np.linalg.norm(centre_mm - study.result.centres_mm[mask].mean(axis=0)) < half_mm
-            _is_colour_of(label, colour)
+            is_colour_of(label, colour)
     assert met == set(study.masks)
     if "Left lung" not in met:
         return
@@ -98,8 +99,14 @@ def segment_centre(labelmaps: list[Labelmap], label: str) -> Any:
     return next(centre for one in labelmaps for name, centre, _ in one.segments.values() if name == label)
 
 
-def _is_colour_of(label: str, colour: tuple[int, ...]) -> None:
-    part = next(part for part in chest_card().card.output.labels if label.startswith(part.label))
+def part_of(label: str) -> LabelPart:
+    """Give the card's entry of a segment."""
+    return next(part for part in chest_card().card.output.labels if label.startswith(part.label))
+
+
+def is_colour_of(label: str, colour: tuple[int, ...]) -> None:
+    """Compare the colour that the viewer gives a segment with the card's."""
+    part = part_of(label)
     assert np.abs(np.array(colour[:3]) - _rgb(part.cielab)).max() <= COLOUR_STEPS, (label, colour, _rgb(part.cielab))
 
 

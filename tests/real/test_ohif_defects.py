@@ -14,6 +14,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -22,7 +23,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from tests.real.ohif import VERSIONS, Seen, Study, served, visit
 from tests.real.orthanc import Orthanc
 from tests.real.studies import Looked, made
-from tests.real.test_ohif import marks_are_true, place_of
+from tests.real.test_ohif import is_colour_of, marks_are_true, part_of, place_of
 
 pytestmark = [pytest.mark.real, pytest.mark.verify, pytest.mark.timeout(600)]
 
@@ -67,12 +68,13 @@ def plain_seg(study: Looked, kind: str) -> Dataset:
             segmented_property_type=codes.SCT.Lung,
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
+            display_color=CIELabColor(*part_of(label).cielab),
         )
         for number, label in enumerate(study.masks, start=1)
     ]
     pixels: Any = labels
     if kind == "FRACTIONAL":
-        pixels = np.stack([mask for mask in study.masks.values()], axis=-1).astype(np.float32)
+        pixels = np.stack([mask * PROBABILITY for mask in study.masks.values()], axis=-1).astype(np.float32)
     return Segmentation(
         source_images=sources,
         pixel_array=pixels,
@@ -96,11 +98,14 @@ def held(study: Looked, seen: Seen) -> None:
     (labelmap,) = seen.labelmaps
     places = [place_of(study, position) for position in labelmap.positions_mm]
     found = {label: labelmap.voxels == index for index, (label, _, _) in labelmap.segments.items()}
+    for label, _, colour in labelmap.segments.values():
+        is_colour_of(label, colour)
     for label, mask in study.masks.items():
         assert label in found
         assert np.array_equal(found[label], mask[places])
 
 
+PROBABILITY = 0.6
 SCRAMBLED = "the bits of BINARY frames that do not end on a byte are taken from the byte's start"
 SHIFTED = "the Background item counts as the first segment, so every label and colour moves by one"
 FRACTIONAL = "fractional segments are not shown"
