@@ -1,0 +1,176 @@
+"""Other people's validators and readers on every kind of object, under every profile, on every kind of source.
+
+The whole matrix is long: every run takes each source once, and each outcome under each profile once.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as Itk
+from pydicom import config
+from pydicom.dataset import Dataset
+
+from tests.servers import require
+from tests.workers.results import sources
+from workers.results import ComposedObject, ComposeRequest, compose
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"
+TITLE_LINES = {"Segmentation", "Comprehensive3DSR", "ComprehensiveSR"}
+# Each line exactly as dciodvfy of 2022 says it, beside the reason why it is not about our object.
+UNTRUE = {
+    "Error - Information Object Not found": "LABELMAP is of 2024",
+    "Error - Shall not be present for Referenced SOP Class that is not segmentation - attribute <ReferencedSegmentNumber>": (
+        "it does not know that LABELMAP is a segmentation"
+    ),
+}
+# What DCMTK 3.6.7 says of a report that refers to a LABELMAP, which it does not know.
+DSRDUMP_UNTRUE = {
+    "W: Invalid or unknown image SOP class referenced from IMAGE content item",
+    "W: Reading invalid/incomplete content item IMAGE",
+}
+CELLS = [(source, outcome, profile) for source in sources.SOURCES for outcome in sources.OUTCOMES for profile in sources.PROFILES]
+
+
+def _in_every_run(source: str, outcome: str, profile: str) -> bool:
+    return (outcome, profile) == ("findings", "everything") or source == "axial CT"
+
+
+ROWS = [pytest.param(*cell, id="-".join(cell), marks=() if _in_every_run(*cell) else pytest.mark.verify) for cell in CELLS]
+
+
+@pytest.mark.parametrize(("source", "outcome", "profile"), ROWS)
+def test_every_validator_accepts_and_every_reader_reads(source: str, outcome: str, profile: str, tmp_path: Path) -> None:
+    """Dciodvfy, DCMTK, pydicom and dcmqi have nothing to say that is true, and dcmqi's voxels are the prediction's."""
+    request = sources.request(source, outcome, profile, tmp_path / "images")
+    said = []
+    for number, entry in enumerate(compose(request).objects):
+        path = tmp_path / f"{number}-{entry.kind}.dcm"
+        path.write_bytes(entry.dataset_bytes)
+        said += [f"{path.name}: {line}" for line in (*iod(path), *dcmtk(path, entry), *strict(path))]
+        if entry.kind == "seg":
+            voxels_are_the_predictions(request, path)
+        if entry.kind == "sr":
+            said += report(path, labelmap=_refers_to_labelmap(path))
+    assert said == []
+
+
+def iod(path: Path) -> list[str]:
+    """Give what dciodvfy says, without what is known to be untrue."""
+    ran = subprocess.run([require("dciodvfy"), str(path)], capture_output=True, text=True, errors="replace", check=False, timeout=120)
+    lines = {line.strip() for line in (ran.stdout + ran.stderr).splitlines()}
+    return sorted(line for line in lines - set(UNTRUE) if line.startswith(("Error", "Warning")))
+
+
+def dcmtk(path: Path, entry: ComposedObject) -> list[str]:
+    """Let DCMTK read every element, and its presentation state checker look at a GSPS."""
+    program = ["dcmpschk"] if entry.kind == "gsps" else ["dcmdump", "-q", "+P", "SOPInstanceUID"]
+    ran = subprocess.run(
+        [require(program[0]), *program[1:], str(path)], capture_output=True, text=True, errors="replace", check=False, timeout=120
+    )
+    lines = (ran.stdout + ran.stderr).splitlines()
+    return [f"{program[0]}: {line}" for line in lines if line.startswith(("E:", "W:", "F:", "Error", "Warning"))] + (
+        [f"{program[0]} ended with {ran.returncode}"] if ran.returncode else []
+    )
+
+
+def strict(path: Path) -> list[str]:
+    """Let pydicom raise on any value that breaks its VR, and on any warning."""
+    before = config.settings.reading_validation_mode
+    config.settings.reading_validation_mode = config.RAISE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            dataset = pydicom.dcmread(path)
+            sum(1 for _ in dataset.iterall())
+    except (ValueError, TypeError, Warning) as error:
+        return [f"pydicom: {error}"]
+    finally:
+        config.settings.reading_validation_mode = before
+    return []
+
+
+def report(path: Path, *, labelmap: bool) -> list[str]:
+    """Let dsrdump print the tree, and tid1500reader the groups of a TID 1500 report."""
+    ran = subprocess.run(
+        [require("dsrdump"), "+Pl", *(["-Ee"] if labelmap else []), str(path)],
+        capture_output=True, text=True, errors="replace", check=False, timeout=120,
+    )  # fmt: skip
+    lines = {re.sub(r' "[0-9.]+"', "", line) for line in (ran.stdout + ran.stderr).splitlines() if line.startswith(("W:", "E:", "F:"))}
+    said = [f"dsrdump: {line}" for line in sorted(lines - (DSRDUMP_UNTRUE if labelmap else set()))]
+    if ran.returncode or "Not verified by a physician." not in ran.stdout:
+        said.append(f"dsrdump ended with {ran.returncode}")
+    if pydicom.dcmread(path).ConceptNameCodeSequence[0].CodeValue == "126000":
+        said += _tid1500(path)
+    return said
+
+
+def _tid1500(path: Path) -> list[str]:
+    out = path.with_suffix(".json")
+    command = [require("tid1500reader"), "--inputDICOM", str(path), "--outputMetadata", str(out)]
+    ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=120)
+    return [] if ran.returncode == 0 and out.stat().st_size > 100 else [f"tid1500reader: {(ran.stdout + ran.stderr)[-500:]}"]
+
+
+def _refers_to_labelmap(path: Path) -> bool:
+    return LABELMAP.encode() + b"\0" in path.read_bytes() or LABELMAP.encode() in path.read_bytes()
+
+
+def voxels_are_the_predictions(request: ComposeRequest, path: Path) -> None:
+    """Compare each segment, as dcmqi and ITK read it, with its mask, voxel by voxel in millimetres."""
+    seg = pydicom.dcmread(path)
+    if "PixelData" in seg and seg.file_meta.TransferSyntaxUID.is_compressed:
+        return  # dcmqi refuses JPEG-LS; the RLE and JPEG-LS forms are read back in test_readers
+    out = path.parent / f"{path.stem}-itk"
+    out.mkdir()
+    command = [require("segimage2itkimage"), "--inputDICOM", str(path), "--outputDirectory", str(out), "--outputType", "nrrd"]
+    ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    labelmap = seg.SOPClassUID == LABELMAP
+    for item in seg.SegmentSequence:
+        number = int(item.SegmentNumber)
+        image = Itk.ReadImage(str(out / ("1.nrrd" if labelmap else f"{number}.nrrd")))
+        values = Itk.GetArrayFromImage(image) == number
+        mask = mask_of(request, item)
+        assert values.sum() == mask.sum()
+        inside = np.argwhere(mask).astype(float)
+        for place in request.prediction.grid.to_world_mm(inside):
+            x, y, z = (round(part) for part in image.TransformPhysicalPointToContinuousIndex(place.tolist()))
+            assert np.abs(np.array(image.TransformIndexToPhysicalPoint((x, y, z))) - place).max() < 1e-3
+            assert values[z, y, x]
+
+
+def mask_of(request: ComposeRequest, item: Dataset) -> Any:
+    """Give the prediction's voxels of a segment, by its label: an organ's name, or a finding's and its number."""
+    label = str(item.SegmentLabel)
+    for part in request.card.card.output.labels:
+        if part.kind == "organ" and part.label == label:
+            return request.prediction.masks.get(part.index, request.prediction.labels == part.index)
+    assert request.prediction.instances is not None
+    return request.prediction.instances == int(label.rsplit(" ", 1)[1])
+
+
+def test_a_planted_fault_is_seen(tmp_path: Path) -> None:
+    """A broken value, a missing type 1 attribute and a mask shifted by a voxel each turn a validator red."""
+    request = sources.request("axial CT", "findings", "ohif", tmp_path)
+    entries = {entry.kind: entry for entry in compose(request).objects}
+    path = tmp_path / "seg.dcm"
+    dataset = pydicom.dcmread(BytesIO(entries["seg"].dataset_bytes))
+    del dataset.ContentLabel
+    dataset["PatientSex"]._value = "broken" * 4
+    dataset.save_as(path)
+    assert any("ContentLabel" in line for line in iod(path))
+    assert strict(path) != []
+    dataset.PixelData = dataset.PixelData[-8:] + dataset.PixelData[:-8]
+    dataset.save_as(path)
+    with pytest.raises(AssertionError):
+        voxels_are_the_predictions(request, path)
