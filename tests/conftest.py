@@ -6,13 +6,21 @@ import os
 
 import pytest
 
+from tests.verifying import Verification
+
 # One thread a process: the suite runs two processes on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --verify: also run the long tests."""
-    parser.addoption("--verify", action="store_true", help="also run the tests marked verify, which take many minutes")
+    parser.addoption("--verify", action="store_true", help="also run the tests marked verify; what passed on this code is not run again")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a long run go on where it was broken off."""
+    if config.getoption("--verify"):
+        config.pluginmanager.register(Verification(config), "verification")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
