@@ -25,19 +25,34 @@ from workers.results import ComposedObject, ComposeRequest, compose
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"
-TITLE_LINES = {"Segmentation", "Comprehensive3DSR", "ComprehensiveSR"}
 # Each line exactly as dciodvfy of 2022 says it, beside the reason why it is not about our object.
 UNTRUE = {
     "Error - Information Object Not found": "LABELMAP is of 2024",
     "Error - Shall not be present for Referenced SOP Class that is not segmentation - attribute <ReferencedSegmentNumber>": (
         "it does not know that LABELMAP is a segmentation"
     ),
+    "Error - Missing attribute Type 2C Conditional Element=<Laterality> Module=<GeneralSeries>": (
+        "required of paired body parts only; it asks wherever no body part is named"
+    ),
+    "Warning - Attribute is not present in standard DICOM IOD - (0x0032,0x1033) LO Requesting Service": (
+        "it stands in the General Study module, copied from the images. Ref: PS3.3 C.7.2.1"
+    ),
+    "Warning - Dicom dataset contains attributes not present in standard DICOM IOD - this is a Standard Extended SOP Class": (
+        "the line above once more, in general"
+    ),
+    "Warning - Value dubious for this VR - PN - Retired Person Name form": "a name without a caret is kept as the images have it",
 }
+PERSON_NAME = re.compile(r"Value dubious for this VR - \(0x....,0x....\) PN .* - Retired Person Name form")
 # What DCMTK 3.6.7 says of a report that refers to a LABELMAP, which it does not know.
 DSRDUMP_UNTRUE = {
     "W: Invalid or unknown image SOP class referenced from IMAGE content item",
     "W: Reading invalid/incomplete content item IMAGE",
 }
+# Its checker of values reads single-byte character sets only; the text itself it reads.
+CHARACTER_SETS = (
+    "W: The VR checker does not support this Specific Character Set:",
+    "W: Reading unknown/unsupported SpecificCharacterSet (",
+)
 CELLS = [(source, outcome, profile) for source in sources.SOURCES for outcome in sources.OUTCOMES for profile in sources.PROFILES]
 
 
@@ -67,7 +82,10 @@ def test_every_validator_accepts_and_every_reader_reads(source: str, outcome: st
 def iod(path: Path) -> list[str]:
     """Give what dciodvfy says, without what is known to be untrue."""
     ran = subprocess.run([require("dciodvfy"), str(path)], capture_output=True, text=True, errors="replace", check=False, timeout=120)
-    lines = {line.strip() for line in (ran.stdout + ran.stderr).splitlines()}
+    lines = {
+        PERSON_NAME.sub("Value dubious for this VR - PN - Retired Person Name form", line.strip())
+        for line in (ran.stdout + ran.stderr).splitlines()
+    }
     return sorted(line for line in lines - set(UNTRUE) if line.startswith(("Error", "Warning")))
 
 
@@ -106,7 +124,7 @@ def report(path: Path, *, labelmap: bool) -> list[str]:
         capture_output=True, text=True, errors="replace", check=False, timeout=120,
     )  # fmt: skip
     lines = {re.sub(r' "[0-9.]+"', "", line) for line in (ran.stdout + ran.stderr).splitlines() if line.startswith(("W:", "E:", "F:"))}
-    said = [f"dsrdump: {line}" for line in sorted(lines - (DSRDUMP_UNTRUE if labelmap else set()))]
+    said = [f"dsrdump: {line}" for line in sorted(lines - (DSRDUMP_UNTRUE if labelmap else set())) if not line.startswith(CHARACTER_SETS)]
     if ran.returncode or "Not verified by a physician." not in ran.stdout:
         said.append(f"dsrdump ended with {ran.returncode}")
     if pydicom.dcmread(path).ConceptNameCodeSequence[0].CodeValue == "126000":
@@ -130,6 +148,8 @@ def voxels_are_the_predictions(request: ComposeRequest, path: Path) -> None:
     seg = pydicom.dcmread(path)
     if "PixelData" in seg and seg.file_meta.TransferSyntaxUID.is_compressed:
         return  # dcmqi refuses JPEG-LS; the RLE and JPEG-LS forms are read back in test_readers
+    if not request.prediction.grid.is_orthogonal():
+        return  # dcmqi makes no image of slices that lie askew; test_frames reads them with highdicom
     out = path.parent / f"{path.stem}-itk"
     out.mkdir()
     command = [require("segimage2itkimage"), "--inputDICOM", str(path), "--outputDirectory", str(out), "--outputType", "nrrd"]
@@ -166,9 +186,10 @@ def test_a_planted_fault_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "seg.dcm"
     dataset = pydicom.dcmread(BytesIO(entries["seg"].dataset_bytes))
     del dataset.ContentLabel
-    dataset["PatientSex"]._value = "broken" * 4
     dataset.save_as(path)
     assert any("ContentLabel" in line for line in iod(path))
+    assert strict(path) == []
+    path.write_bytes(entries["seg"].dataset_bytes.replace(b"1960229x", b"1960.2.9"))
     assert strict(path) != []
     dataset.PixelData = dataset.PixelData[-8:] + dataset.PixelData[:-8]
     dataset.save_as(path)
