@@ -189,7 +189,7 @@ def test_a_planted_fault_is_seen(tmp_path: Path) -> None:
     dataset.save_as(path)
     assert any("ContentLabel" in line for line in iod(path))
     assert strict(path) == []
-    path.write_bytes(entries["seg"].dataset_bytes.replace(b"1960229x", b"1960.2.9"))
+    path.write_bytes(entries["seg"].dataset_bytes.replace(b"19600229", b"1960229x"))
     assert strict(path) != []
     dataset.PixelData = dataset.PixelData[-8:] + dataset.PixelData[:-8]
     dataset.save_as(path)
