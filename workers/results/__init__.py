@@ -14,11 +14,13 @@ from pydicom.dataset import Dataset
 
 from node.profiles import ORDER, Kind
 from workers.measure import SegmentMeasures, measure
+from workers.pixels import quiet
 from workers.results import capture, check, failure, header, keyobject, pm, presentation, rtstruct, seg, sr, wording
 from workers.results.arrangement import arranged
 from workers.results.identity import profile_digest
 from workers.results.request import ComposedObject, ComposeRequest, Draft, FailureRequest
 from workers.results.segments import plan
+from workers.results.sources import readable, usable
 
 __all__ = ["ComposeRequest", "Composed", "ComposedObject", "FailureRequest", "compose", "compose_failure", "measures", "profile_digest"]
 
@@ -51,8 +53,15 @@ def compose(request: ComposeRequest, measured: Sequence[SegmentMeasures] | None 
 
     measured  what `measures` gave; None: measured here
     Without a segment there is no SEG; an SR there always is, since nothing found is a result too.
-    Raises Refused where the prediction cannot be written truly.
+    Raises Refused where the prediction cannot be written truly. Libraries' warnings are kept quiet: they quote a patient's values.
     """
+    with quiet():
+        request = replace(request, sources=readable(request.sources))
+        usable(request)
+        return _composed(request, measured)
+
+
+def _composed(request: ComposeRequest, measured: Sequence[SegmentMeasures] | None) -> Composed:
     segments = arranged(request, plan(request))
     by_key = {entry.key: entry for entry in (measures(request) if measured is None else measured)}
     draft = Draft(request=request, measured=tuple((segment, by_key[segment.key]) for segment in segments))
@@ -73,6 +82,8 @@ def compose_failure(request: FailureRequest) -> Composed:
     """
     if not request.sources:
         raise ValueError("a failure without an image belongs to nobody")
-    entry = header.encode(failure.write(request), "sr")
-    check.verify_failure(request, entry)
-    return Composed([entry], failure.statement(request))
+    with quiet():
+        request = replace(request, sources=readable(request.sources))
+        entry = header.encode(failure.write(request), "sr")
+        check.verify_failure(request, entry)
+        return Composed([entry], failure.statement(request))

@@ -14,6 +14,7 @@ from typing import Any
 
 import highdicom
 from pydicom import config, dcmwrite
+from pydicom.datadict import dictionary_has_tag, dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
@@ -39,7 +40,7 @@ VERBATIM = frozenset(
     {"PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "StudyID", "AccessionNumber", "SpecificCharacterSet"}
 )
 REFERABLE = frozenset({*ENHANCED, *ENHANCED.values(), *PROJECTIONS})
-TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
+TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 
 
 def donor(source: Dataset) -> Dataset:
@@ -91,6 +92,8 @@ def _valid(element: DataElement) -> bool:
     """
     if element.VR == "SQ":
         return all(_valid(inner) for item in element.value for inner in item)
+    if element.VM > 1 and dictionary_has_tag(element.tag) and dictionary_VM(element.tag) == "1":
+        return False
     if element.VR not in TEXT_VRS:
         return True
     values: Iterable[Any] = element.value if element.VM > 1 else (element.value,)

@@ -68,6 +68,8 @@ def _of_one_frame(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dat
     if request.prediction.grid.is_projection:
         # A radiograph's frame of reference places nothing, and its SEG's frames lie on the picture alone. Ref: PS3.3 Table A.51-2
         first = _without_place(first)
+    elif "SliceThickness" not in first:
+        first.SliceThickness = request.prediction.grid.between_planes_mm  # highdicom asks, and `_pixel_measures` answers
     pixels = np.zeros((1, *request.prediction.grid.shape[1:]), np.uint8 if len(segments) < 256 else np.uint16)
     pixels[0, 0, 0] = 1
     series = wording.seg_description(request, segments)

@@ -1,0 +1,99 @@
+"""What of the images' headers a result builds on: readable, whole, and of the grid that was analysed.
+
+Images hold what they hold: dates of three parts, numbers that are none. What cannot be read is as if it were not there;
+where a result needs it, the result is refused with the attribute's name, never with its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+from node.errors import Refused
+from node.storage_classes import is_uid
+from workers.pixels import UNREADABLE
+from workers.results.request import ComposeRequest
+
+UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+PLACE = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
+PLACE_MM = 1e-3
+
+
+def readable(sources: Sequence[Dataset]) -> tuple[Dataset, ...]:
+    """Give the headers without what cannot be read; one that is whole is given as it is.
+
+    A value whose bytes were read on the first image is not tried again on the others: most are the same on all.
+    """
+    first = sources[0]
+    known = {tag: first.get_item(tag) for tag in first.keys()}  # noqa: SIM118 -- iterating a data set reads its values
+    lost = {tag for tag in known if not _reads(first, tag)}
+    made = []
+    for source in sources:
+        gone = [
+            tag
+            for tag in source.keys()  # noqa: SIM118
+            if (tag in lost if _same(source.get_item(tag), known.get(tag)) else not _reads(source, tag))
+        ]
+        made.append(_without(source, gone) if gone else source)
+    return tuple(made)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return other is not None and one.VR == other.VR and not isinstance(one, DataElement) and one.value == other.value
+
+
+def _reads(source: Dataset, tag: Any) -> bool:
+    try:
+        return _whole(source[tag])
+    except UNREADABLE:
+        return False
+
+
+def _whole(element: DataElement) -> bool:
+    """Read a value, of a sequence every one below it."""
+    if element.VR == "SQ":
+        return all(_whole(inner) for item in element.value for inner in item)
+    return element.value is not element  # the value has been read
+
+
+def _without(source: Dataset, tags: Iterable[Any]) -> Dataset:
+    copy = deepcopy(source)
+    for tag in tags:
+        del copy[tag]
+    return copy
+
+
+def usable(request: ComposeRequest) -> None:
+    """Refuse headers by which a result cannot be named, or that do not lie on the prediction's grid."""
+    grid = request.prediction.grid
+    for index, source in enumerate(request.sources):
+        for keyword in (*UIDS, *(("FrameOfReferenceUID",) if source.get("FrameOfReferenceUID") else ())):
+            if not is_uid(str(source.get(keyword) or "")):
+                raise Refused(f"the images' {keyword} is missing or is no UID, so a result cannot refer to them")
+        if not isinstance(source.get("Modality"), str) or not source.Modality:
+            raise Refused("the images do not say their modality, or name several")
+        if (source.get("Rows"), source.get("Columns")) != grid.shape[1:]:
+            raise Refused("the images' rows and columns are not those of the picture that was analysed")
+        if grid.is_projection:
+            continue
+        for keyword, count in PLACE.items():
+            values = source.get(keyword)
+            if (
+                not isinstance(values, Sequence)
+                or isinstance(values, str)
+                or len(values) != count
+                or not np.isfinite(_floats(values)).all()
+            ):
+                raise Refused(f"the images have no {keyword} that can be read, so marks cannot be placed on them")
+        place = grid.to_world_mm(np.array([[index, 0.0, 0.0]]))[0]
+        if np.abs(place - _floats(source.ImagePositionPatient)).max() > PLACE_MM:
+            raise Refused("the images do not lie where the picture that was analysed lay")
+
+
+def _floats(values: Iterable[Any]) -> Any:
+    return np.array([float(value) for value in values])
