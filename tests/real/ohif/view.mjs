@@ -16,7 +16,7 @@ const context = await chromium.launchPersistentContext(`${plan.out}/profile`, {
   executablePath: process.env.CHROMIUM, headless: true, args: FLAGS, viewport: { width: 1400, height: 900 },
 });
 const page = context.pages()[0] ?? (await context.newPage());
-page.setDefaultTimeout(60000);
+page.setDefaultTimeout(90000);
 let errors = [];
 let complaints = [];
 page.on('pageerror', (error) => errors.push(String(error)));
@@ -28,8 +28,8 @@ const pause = (ms) => page.waitForTimeout(ms);
 
 async function start(study) {
   await page.goto(`${plan.address}/viewer?StudyInstanceUIDs=${study.uid}`);
-  await page.waitForFunction(() => window.services?.displaySetService?.getActiveDisplaySets().length > 0, null, { timeout: 45000 });
-  await page.locator('canvas').first().waitFor({ timeout: 45000 });
+  await page.waitForFunction(() => window.services?.displaySetService?.getActiveDisplaySets().length > 0, null, { timeout: 90000 });
+  await page.locator('canvas').first().waitFor({ timeout: 90000 });
   await page.getByText('Skip all').first().click({ timeout: study.first ? 8000 : 300 }).catch(() => {});
   await pause(SETTLED_MS);
 }
@@ -137,7 +137,7 @@ async function open(set, study) {
   await page.locator(`[id="thumbnail-${set.id}"]`).first().dblclick({ force: true, timeout: 60000 });
   if (set.modality === 'SEG' || set.modality === 'RTSTRUCT') await press('Yes', 30000);
   if (set.modality === 'SEG') {
-    await page.waitForFunction((id) => window.services.segmentationService.getSegmentation(id) !== undefined, set.id, { timeout: 60000 });
+    await page.waitForFunction((id) => window.services.segmentationService.getSegmentation(id) !== undefined, set.id, { timeout: 90000 });
   }
   if (set.modality === 'SR') {
     await page.waitForFunction((id) => window.services.displaySetService.getDisplaySetByUID(id).isLoaded !== false, set.id, { timeout: 60000 }).catch(() => {});
