@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import highdicom
 import numpy as np
 import pydicom
+from highdicom import sr as tree
 from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
@@ -34,7 +35,7 @@ from models.vocabulary import Prediction, Volume
 from node.profiles import Profile
 from tests.workers.results import scans
 from workers.measure import measure
-from workers.results import ComposeRequest, check_seg, header, seg, sr
+from workers.results import ComposeRequest, check_seg, header, seg, sr, sr_context
 from workers.results.arrangement import arranged
 from workers.results.request import Draft
 from workers.results.segments import plan
@@ -181,14 +182,59 @@ def seg_row(name: str, request: ComposeRequest, rounds: int) -> Row:
 
 
 def sr_row(request: ComposeRequest, rounds: int) -> Row:
-    """Measure the report on a hundred organs: their pairs of groups with a handful of numbers each."""
+    """Measure the report on fifty organs: a hundred groups, half with numbers, half with an outline."""
     segments = arranged(request, plan(request))
     by_key = {entry.key: entry for entry in measure(request.prediction, request.volume, request.card.card)}
     bare = Draft(request=request, measured=tuple((segment, by_key[segment.key]) for segment in segments))
     draft = replace(bare, written={"seg": seg.write(bare)})
     mine = cost(lambda: [header.encode(dataset, "sr").dataset_bytes for dataset in sr.write(draft)], rounds)
-    size = len(mine.result[0])
-    return Row(name="SR 100", ours=mine.seconds, highdicom=None, check=None, size=size, peak_mb=mine.peak_mb, peak_mb_highdicom=None)
+    beside = cost(lambda: sr_by_highdicom(draft), rounds)
+    return Row(
+        name="SR 100 groups", ours=mine.seconds, highdicom=beside.seconds, check=None, size=len(mine.result[0]), peak_mb=mine.peak_mb,
+        peak_mb_highdicom=beside.peak_mb,
+    )  # fmt: skip
+
+
+def sr_by_highdicom(draft: Draft) -> bytes:
+    """Write the same groups with highdicom alone, and the same key images in the library."""
+    request, (written,) = draft.request, draft.written["seg"]
+    members: list[Any] = []
+    for segment, measures in draft.measured:
+        source, finding = request.sources[measures.key_slice], tree.CodedConcept("39607008", "SCT", "Lung")
+        reference = tree.ReferencedSegment(
+            written.SOPClassUID,
+            written.SOPInstanceUID,
+            segment.number,
+            source_series=tree.SourceSeriesForSegmentation(source.SeriesInstanceUID),
+        )
+        numbers = [
+            tree.Measurement(
+                name=tree.CodedConcept(entry.concept.value, entry.concept.scheme, entry.concept.meaning),
+                value=entry.value,
+                unit=tree.CodedConcept(entry.unit.value, entry.unit.scheme, entry.unit.meaning),
+            )
+            for entry in measures.measurements
+        ]
+        region = tree.ImageRegion("POLYLINE", measures.outline, tree.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID))
+        volume, plane = tree.VolumetricROIMeasurementsAndQualitativeEvaluations, tree.PlanarROIMeasurementsAndQualitativeEvaluations
+        tracking = [tree.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.name) for _ in "AB"]
+        members.append(volume(tracking[0], referenced_segment=reference, finding_type=finding, measurements=numbers))
+        members.append(plane(tracking[1], referenced_region=region, finding_type=finding))
+    keys = sorted({measures.key_slice for _, measures in draft.measured})
+    report = tree.MeasurementReport(
+        observation_context=sr_context.observer(request),
+        procedure_reported=sr_context.procedure(request),
+        imaging_measurements=members,
+        title=tree.CodedConcept("126000", "DCM", "Imaging Measurement Report"),
+        referenced_images=[request.sources[index] for index in keys],
+    )
+    dataset = tree.Comprehensive3DSR(
+        evidence=[*request.sources, written], content=report[0], series_instance_uid="2.25.3", series_number=2, sop_instance_uid="2.25.4",
+        instance_number=1, manufacturer="m", is_complete=True, is_final=False, is_verified=False,
+    )  # fmt: skip
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def main() -> int:
@@ -200,12 +246,12 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     shape = (options.slices, options.size, options.size)
-    few, many, hundred = request_for(5, shape), request_for(104, shape), request_for(100, (options.slices, 128, 128))
+    few, many, fifty = request_for(5, shape), request_for(104, shape), request_for(50, (options.slices, 128, 128))
     rows = [
         seg_row("BINARY 5", form(few, "binary"), options.rounds),
         seg_row("BINARY 104", form(many, "binary"), options.rounds),
         *(seg_row(f"LABELMAP {syntax} 104", form(many, "labelmap", syntax), options.rounds) for syntax in SYNTAXES),
-        sr_row(hundred, options.rounds),
+        sr_row(fifty, options.rounds),
     ]
     ratios = {row.name: row.ratio for row in rows if row.ratio is not None}
     holds = all(ratios[name] >= goal for name, goal in GOALS.items())

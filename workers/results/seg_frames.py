@@ -46,7 +46,8 @@ def splice(request: ComposeRequest, dataset: Dataset, frames: Sequence[tuple[Seg
     order = {index: place for place, index in enumerate(in_space(request, list({index for _, index in frames})), start=1)}
     alone = len(dataset.SegmentSequence) == 1
     slices = {index: _of_slice(request, template, index) for index in order}
-    numbers = {segment.number: _of_segment(segment.number) for segment, _ in frames if segment is not None and not alone}
+    named = {segment.number for segment, _ in frames if segment is not None and not alone}
+    numbers = {number: _of_segment(number) for number in sorted(named)}
     items = []
     for segment, index in frames:
         dimensions = ([] if segment is None else [segment.number]) + ([] if projection else [order[index]])
