@@ -171,9 +171,7 @@ def seg_row(name: str, request: ComposeRequest, rounds: int) -> Row:
     """Measure one form of SEG."""
     mine = cost(lambda: ours(request), rounds)
     (data,) = mine.result
-    gate = cost(lambda: check_seg.verify(request, [pydicom.dcmread(BytesIO(data))]), rounds)
-    if len(gate.result) != len(request.card.card.output.labels):
-        raise SystemExit("the SEG does not hold every organ")
+    gate = cost(lambda: check_seg.verify(request, [pydicom.dcmread(BytesIO(data))]), rounds)  # raises where it is not the prediction
     beside = cost(lambda: theirs(request), 1 if rounds < 3 else 2)
     return Row(
         name=name, ours=mine.seconds, highdicom=beside.seconds, check=gate.seconds, size=len(data), peak_mb=mine.peak_mb,

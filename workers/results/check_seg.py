@@ -6,8 +6,7 @@ Ref: PS3.3 C.8.20.2; PS3.5 8.1.1 (bits run from the least significant upwards, o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,10 +16,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
-from models.card import LabelPart
-from models.vocabulary import Grid
+from models.vocabulary import Grid, Prediction
 from node.errors import Refused
-from workers.results.identity import tracking_uid
+from workers.results.marks import Mark, marks
 from workers.results.request import ComposeRequest
 
 PLACE_MM = 1e-3
@@ -32,89 +30,34 @@ Masks = Mapping[int, Callable[[], NDArray[np.bool_]]]
 """By slice index, what decodes the mask there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Marked:
-    """One segment as a SEG holds it.
-
-    seg     the SEG in which it stands, under `number`
-    voxels  how many it marks
-    masks   by slice index, what gives its mask there; no key where there is none
-    """
-
-    seg: Dataset
-    number: int
-    tracking_uid: str
-    voxels: int
-    masks: Masks
-
-    def plane(self, index: int) -> Mask:
-        """Give its (rows, columns) mask on a slice."""
-        return self.masks[index]() if index in self.masks else np.zeros((int(self.seg.Rows), int(self.seg.Columns)), bool)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """One segment that there must be, straight from the prediction."""
-
-    part: LabelPart
-    slices: frozenset[int]
-    plane: Callable[[int], Mask]
-
-
-def verify(request: ComposeRequest, segs: Sequence[Dataset]) -> tuple[Marked, ...]:
-    """Raise Refused unless the SEGs hold exactly the prediction's marks, each in one of them; give what they hold."""
-    wanted = _wanted(request)
+def verify(request: ComposeRequest, segs: Sequence[Dataset]) -> None:
+    """Raise Refused unless the SEGs hold exactly the prediction's marks, each in one of them."""
+    wanted = {tracking: mark for tracking, mark in marks(request).items() if not mark.boxed}
+    _check_explained(request.prediction, wanted.values())
     if bool(wanted) != bool(segs):
         raise Refused("the prediction marks something but there is no SEG" if wanted else "the SEG is empty")
     if len({seg.SeriesInstanceUID for seg in segs}) != len(segs):
         raise Refused("two SEGs of the result share a series, of which a viewer shows one")
-    found: list[Marked] = []
+    found: Counter[str] = Counter()
     for seg in segs:
         _check_geometry(request, seg)
         _check_references(request, seg)
         _check_form(request, seg)
-        found += _read(request, seg, wanted)
-    if Counter(entry.tracking_uid for entry in found) != Counter(wanted.keys()):
+        found.update(_check_segments(request, seg, wanted))
+    if found != Counter(wanted.keys()):
         raise Refused("the SEG does not have one segment for each organ and finding")
-    return tuple(found)
 
 
-def _wanted(request: ComposeRequest) -> dict[str, _Wanted]:
-    """Give every segment there must be by its tracking UID."""
-    prediction, card = request.prediction, request.card.card
-    organs, lesions = _slices(prediction.labels), _slices(prediction.instances)
-    wanted: dict[str, _Wanted] = {}
-    for part in card.output.labels:
-        index = part.index
-        mask = prediction.masks.get(index)
-        if mask is not None:
-            slices = frozenset(np.flatnonzero(mask.any(axis=(1, 2))).tolist())
-            entry = _Wanted(part=part, slices=slices, plane=partial(mask.__getitem__))
-        else:
-            entry = _Wanted(part=part, slices=organs.pop(index, frozenset()), plane=partial(_equals, prediction.labels, index))
-        if part.kind == "organ" and entry.slices:
-            wanted[tracking_uid(request, index, 0)] = entry
-    for finding in prediction.findings if prediction.instances is not None else ():
-        part, slices = card.label(finding.label), lesions.pop(finding.number, frozenset())
-        assert prediction.instances is not None
-        plane = partial(_equals, prediction.instances, finding.number)
-        wanted[tracking_uid(request, part.index, finding.number)] = _Wanted(part=part, slices=slices, plane=plane)
-    if organs or lesions:
+def _check_explained(prediction: Prediction, wanted: Iterable[Mark]) -> None:
+    """Look for voxels that no organ or finding stands for: they would vanish unseen."""
+    exclusive = sum(mark.voxels for mark in wanted if mark.finding is not None or mark.part.index not in prediction.masks)
+    marked = np.count_nonzero(prediction.labels) + (0 if prediction.instances is None else np.count_nonzero(prediction.instances))
+    if exclusive != marked:
         raise Refused("the prediction marks something that no organ or finding stands for")
-    return wanted
 
 
-def _equals(array: NDArray[Any], value: int, index: int) -> Mask:
-    return np.asarray(array[index] == value)
-
-
-def _slices(array: NDArray[Any] | None) -> dict[int, frozenset[int]]:
-    """Give, by value besides 0, the slices that hold it."""
-    found: dict[int, set[int]] = {}
-    for index, plane in enumerate(() if array is None else array):
-        for value in _values(plane):
-            found.setdefault(value, set()).add(index)
-    return {value: frozenset(slices) for value, slices in found.items()}
+def _equals(array: NDArray[Any], value: int) -> Mask:
+    return np.asarray(array == value)
 
 
 def _values(plane: NDArray[Any]) -> list[int]:
@@ -226,8 +169,8 @@ def _check_form(request: ComposeRequest, seg: Dataset) -> None:
         raise Refused(f"the SEG has more than the {profile.frames_max} frames that the profile allows")
 
 
-def _read(request: ComposeRequest, seg: Dataset, wanted: Mapping[str, _Wanted]) -> Iterator[Marked]:
-    """Give the SEG's segments, each compared with the mask that its tracking UID stands for."""
+def _check_segments(request: ComposeRequest, seg: Dataset, wanted: Mapping[str, Mark]) -> list[str]:
+    """Compare each of the SEG's segments with the mask that its tracking UID stands for; give these UIDs."""
     masks = _masks(request, seg)
     numbers = [int(item.SegmentNumber) for item in seg.SegmentSequence]
     if masks.keys() - set(numbers):
@@ -235,35 +178,31 @@ def _read(request: ComposeRequest, seg: Dataset, wanted: Mapping[str, _Wanted]) 
     if seg.SegmentsOverlap != "YES" and _overlap(request, list(masks.values())):
         raise Refused("two segments of the SEG overlap, which it does not say")
     for number, item in zip(numbers, seg.SegmentSequence, strict=True):
-        tracking = str(item.TrackingUID)
-        if tracking not in wanted:
+        mark = wanted.get(str(item.TrackingUID))
+        if mark is None:
             raise Refused("the SEG does not have one segment for each organ and finding")
-        voxels = _compare(request, number, masks.get(number, {}), wanted[tracking])
-        _check_description(item, wanted[tracking].part)
-        yield Marked(seg=seg, number=number, tracking_uid=tracking, voxels=voxels, masks=masks[number])
+        _compare(request, number, masks.get(number, {}), mark)
+        _check_description(item, mark)
+    return [str(item.TrackingUID) for item in seg.SegmentSequence]
 
 
-def _compare(request: ComposeRequest, number: int, masks: Masks, wanted: _Wanted) -> int:
-    """Compare every voxel, frame by frame, and look that no slice is left out; give how many are marked."""
-    if not wanted.slices <= masks.keys():
+def _compare(request: ComposeRequest, number: int, masks: Masks, mark: Mark) -> None:
+    """Compare every voxel, frame by frame, and look that no slice is left out."""
+    if not mark.areas.keys() <= masks.keys():
         raise Refused(f"segment {number} of the SEG is not the mask that was predicted: a slice of it is missing")
-    voxels = 0
     for index, read in masks.items():
-        mask = read()
-        if not np.array_equal(mask, wanted.plane(index)):
+        if not np.array_equal(read(), mark.plane(index)):
             raise Refused(f"segment {number} of the SEG is not the mask that was predicted")
-        if index not in wanted.slices and not request.profile.seg_empty_frames:
+        if index not in mark.areas and not request.profile.seg_empty_frames:
             raise Refused(f"segment {number} of the SEG has a frame without a voxel")
-        voxels += int(np.count_nonzero(mask))
-    return voxels
 
 
-def _check_description(item: Dataset, part: LabelPart) -> None:
+def _check_description(item: Dataset, mark: Mark) -> None:
     """Look at what a viewer shows of a segment."""
-    number, kind = int(item.SegmentNumber), item.SegmentedPropertyTypeCodeSequence[0]
-    if not item.SegmentLabel.startswith(part.label) or len(item.SegmentLabel) > 64 or not item.get("RecommendedDisplayCIELabValue"):
+    number, kind, code = int(item.SegmentNumber), item.SegmentedPropertyTypeCodeSequence[0], mark.part.type
+    if item.SegmentLabel != mark.name or len(item.SegmentLabel) > 64 or not item.get("RecommendedDisplayCIELabValue"):
         raise Refused(f"segment {number} of the SEG does not carry its label and colour")
-    if (kind.CodingSchemeDesignator, kind.get("CodeValue")) != (part.type.scheme, part.type.value):
+    if (kind.CodingSchemeDesignator, kind.get("CodeValue")) != (code.scheme, code.value):
         raise Refused(f"segment {number} of the SEG is said to be of another type than its label")
 
 
@@ -380,5 +319,5 @@ def _masks_of_labelmap(request: ComposeRequest, seg: Dataset, places: Sequence[i
         if not values and not empty:
             raise Refused("the SEG has a frame without a voxel")
         for value in values:
-            masks.setdefault(value, {})[index] = partial(_equals, pixels[None], value, 0)
+            masks.setdefault(value, {})[index] = partial(_equals, pixels, value)
     return masks

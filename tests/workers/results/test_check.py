@@ -315,7 +315,7 @@ def test_a_prediction_that_changed_after_writing_is_refused() -> None:
 def test_sources_in_another_order_than_the_volume_are_refused() -> None:
     """Slices in the wrong order would put every mark on another image."""
     request = scans.request()
-    with pytest.raises(Refused, match="order of the volume"):
+    with pytest.raises(Refused, match="do not lie where"):
         compose(replace(request, sources=request.sources[::-1]))
 
 
