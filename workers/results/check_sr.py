@@ -134,35 +134,31 @@ def _check_summary(request: ComposeRequest, report: Dataset, found: Mapping[str,
 
 
 def _check_sentences(request: ComposeRequest, report: Dataset, found: Mapping[str, Mark]) -> None:
-    """Look for a sentence with its numbers and its image for each finding, and for the numbers of each organ."""
-    findings = {mark.name: mark for mark in found.values() if mark.finding is not None}
-    told: dict[str, Dataset] = {}
-    for item in walk(report):
-        if item.ValueType == "TEXT" and name(item) == FINDING:
-            told[str(item.TextValue).partition(":")[0].partition(" (")[0]] = item
-    if set(told) != set(findings):
-        raise Refused("the SR does not tell each finding in words")
-    for key, item in told.items():
-        check_groups.check_numbers(request, children(item, "NUM"), findings[key])
-        place = next((check_groups.slice_of(request, image) for image in children(item, "IMAGE")), None)
-        if place is None or not findings[key].plane(place).any():
-            raise Refused("a finding of the SR names an image that it does not touch")
-    _check_organs(request, report, [mark for mark in found.values() if mark.finding is None])
+    """Look for one sentence with its numbers and its image for each mark, and for none besides."""
+    told = [item for item in walk(report) if item.ValueType == "TEXT" and children(item, "IMAGE")]
+    if len(told) != len(found):
+        raise Refused("the SR does not tell each mark in words")
+    for mark in found.values():
+        item = next((one for one in told if str(one.TextValue).startswith((f"{mark.name}:", f"{mark.name} ("))), None)
+        if item is None:
+            raise Refused("the SR does not tell each mark in words")
+        numbers = children(item, "NUM")
+        check_groups.check_numbers(request, numbers, mark)
+        asked = {what for entry in request.card.card.measurements if entry.label == mark.part.index for what in entry.what}
+        volume = "volume" in asked and not (mark.boxed or request.prediction.grid.is_projection)
+        if volume != any(name(number) == check_groups.VOLUME for number in numbers):
+            raise Refused("the SR does not tell the volume of each mark that has one")
+        _check_told(item, mark)
+        place = check_groups.slice_of(request, children(item, "IMAGE")[0])
+        if place is None or place not in mark.areas:
+            raise Refused("a sentence of the SR names an image that its mark does not touch")
 
 
-def _check_organs(request: ComposeRequest, report: Dataset, organs: Sequence[Mark]) -> None:
-    """Compare the organs' bare numbers, which stand in the card's order, with the organs that are measured."""
-    groups = [item for item in walk(report) if item.ValueType == "CONTAINER" and name(item) == "C0034375"]
-    bare = [item for container in groups for item in children(container, "NUM") if name(item) != PROBABILITY]
-    volumes = [item for item in bare if name(item) == check_groups.VOLUME]
-    measured = [
-        mark
-        for mark in organs
-        if any(entry.label == mark.part.index and "volume" in entry.what for entry in request.card.card.measurements)
-    ]
-    if request.prediction.grid.is_projection:
-        measured = []
-    if len(volumes) != len(measured):
-        raise Refused("the SR does not tell the volume of each organ")
-    for item, mark in zip(volumes, measured, strict=True):
-        check_groups.check_numbers(request, [item], mark)
+def _check_told(item: Dataset, mark: Mark) -> None:
+    """Compare a sentence's words with the numbers and the code below it."""
+    for number in children(item, "NUM"):
+        if f" {check_items.number(number):.10g} " not in str(item.TextValue):
+            raise Refused("a sentence of the SR tells another number than stands below it")
+    said = [child.ConceptCodeSequence[0].CodeValue for child in children(item, "CODE") if name(child) == FINDING]
+    if said != ([mark.part.type.value] if mark.finding is not None else []):
+        raise Refused("a sentence of the SR names another finding than its mark")

@@ -1,4 +1,4 @@
-"""The report in words: every finding as a sentence with its numbers, every organ's volume; no group, no outline.
+"""The report in words: every finding and every organ as a sentence with its numbers; no group, no outline.
 
 Ref: PS3.3 A.35.3.3.1 (a TEXT has properties, and is inferred from images)
 """
@@ -21,26 +21,22 @@ def content(draft: Draft) -> sr.ContainerContentItem:
     return sr_context.in_words(draft.request, [sr_context.evaluations(draft, tuple(sentences(draft)))])
 
 
-def sentences(draft: Draft) -> Iterator[sr.ContentItem]:
+def sentences(draft: Draft) -> Iterator[sr.TextContentItem]:
     """Give findings first, then organs, as in the other forms."""
-    for segment, measures in draft.measured:
-        if segment.finding is not None:
-            yield _finding(draft.request, segment, measures)
-    for segment, measures in draft.measured:
-        if segment.finding is None:
-            for number in groups.bare_numbers(measures):
-                number.ContentSequence = sr.ContentSequence([groups.site(segment), *number.get("ContentSequence", ())])
-                yield number
+    for pair in sorted(draft.measured, key=lambda pair: pair[0].finding is None):
+        yield _sentence(draft.request, *pair)
 
 
-def _finding(request: ComposeRequest, segment: Segment, measures: SegmentMeasures) -> sr.TextContentItem:
-    """Give a sentence with its code, numbers and image below it."""
+def _sentence(request: ComposeRequest, segment: Segment, measures: SegmentMeasures) -> sr.TextContentItem:
+    """Give a sentence with its code, numbers and image below it.
+
+    It is called a comment, because OHIF writes a finding's text in one line that leaves the screen, and shows nothing below it.
+    """
     text = wording.segment_sentence(request, segment, measures)
-    item = sr.TextContentItem(name=codes.DCM.Finding, value=text, relationship_type="CONTAINS")
-    below: list[sr.ContentItem] = [
-        sr.CodeContentItem(name=codes.DCM.Finding, value=groups.coded(segment.part.type), relationship_type="HAS PROPERTIES")
-    ]
-    below.extend(item for item in groups.algorithm(request, segment.part))
+    item = sr.TextContentItem(name=codes.DCM.Comment, value=text, relationship_type="CONTAINS")
+    kind = sr.CodeContentItem(name=codes.DCM.Finding, value=groups.coded(segment.part.type), relationship_type="HAS PROPERTIES")
+    below: list[sr.ContentItem] = [kind if segment.finding is not None else groups.site(segment)]
+    below.extend(entry for entry in groups.algorithm(request, segment.part))
     for number in groups.bare_numbers(measures):
         number.RelationshipType = "HAS PROPERTIES"
         below.append(number)

@@ -35,6 +35,11 @@ def texts(node: Dataset) -> list[str]:
     return [item.TextValue for item in items(node) if item.ValueType == "TEXT"]
 
 
+def sentences(node: Dataset) -> list[Dataset]:
+    """Give the sentences about marks."""
+    return [item for item in items(node) if item.ValueType == "TEXT" and named(item, "121080")]
+
+
 def lines(node: Dataset) -> list[np.ndarray[Any, Any]]:
     """Give every drawn line's points as (column, row)."""
     return [np.array(item.GraphicData).reshape(-1, 2) for item in items(node) if item.ValueType == "SCOORD"]
@@ -69,8 +74,8 @@ def test_an_editable_organ_is_its_outline_with_the_area_inside() -> None:
 def test_an_editable_report_tells_all_numbers_in_words_too() -> None:
     """OHIF drops the volume and the certainty of what it takes over, so they stand outside the groups."""
     report = report_of("editable")
-    told = [item for item in items(report) if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeValue == "121071"]
-    assert [item.TextValue.partition(":")[0] for item in told] == ["Nodule 1 (Lung)", "Nodule 2 (Lung)"]
+    told = sentences(report)
+    assert [item.TextValue.partition(":")[0] for item in told] == ["Nodule 1 (Lung)", "Nodule 2 (Lung)", "Left lung", "Right lung"]
     assert "Volume 38 mm3" in told[0].TextValue
     assert "Certainty of Finding 88 %" in told[0].TextValue
     assert numbers(told[0], "118565006") == [("38", "mm3")]
@@ -83,7 +88,7 @@ def test_a_report_in_words_has_every_finding_and_no_group() -> None:
     assert report.ConceptNameCodeSequence[0].CodeValue == "18748-4"
     assert named(report, "125007") == []
     assert not any(item.ValueType == "SCOORD" for item in items(report))
-    first, second = named(report, "121071")[0], named(report, "121080")[0]
+    first, second = sentences(report)[0], named(report, "121080")[0]
     assert first.TextValue.startswith("Nodule 1 (Lung): Volume 38 mm3, Attenuation Coefficient (Mean) 30 HU, Long Axis ")
     assert first.TextValue.endswith("; largest on image 3.")
     assert second.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == f"{scans.ROOT}.3.3"
@@ -95,6 +100,7 @@ def test_a_report_in_words_has_every_finding_and_no_group() -> None:
     ]
     # 8 x 14 x 9 - 24 and 6 x 17 x 12 - 45 voxels of 1.575 mm3
     assert numbers(report, "118565006")[2:] == [("1.5", "mL"), ("1.9", "mL")]
+    assert sentences(report)[2].TextValue.startswith("Left lung: Volume 1.5 mL; largest on image ")
 
 
 @pytest.mark.parametrize("form", ["alone", "boxes"])

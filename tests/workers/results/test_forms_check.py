@@ -81,6 +81,13 @@ def in_words(old: str, new: str) -> Callable[[Dataset], None]:
     return fault
 
 
+def drop_number(report: Dataset, code: str) -> None:
+    """Take the numbers of that name out of the sentences."""
+    for item in items(report):
+        if "ContentSequence" in item:
+            item.ContentSequence = [child for child in item.ContentSequence if child.ConceptNameCodeSequence[0].CodeValue != code]
+
+
 def one_finding_less(report: Dataset) -> None:
     """Forget a sentence."""
     container = named(report, "C0034375")[0]
@@ -112,7 +119,9 @@ FAULTS: dict[str, tuple[str, Callable[[Dataset], Any], str]] = {
         lambda r: setattr(named(group(r), "121071")[0].ConceptCodeSequence[0], "CodeValue", "39607008"),
         "another finding",
     ),
-    "a sentence missing": ("text", one_finding_less, "each finding in words"),
+    "a sentence missing": ("text", one_finding_less, "each mark in words"),
+    "another number in words": ("text", in_words("Volume 38 mm3", "Volume 380 mm3"), "another number"),
+    "an organ's volume missing": ("text organs", lambda r: drop_number(r, "118565006"), "volume of each mark"),
     "a volume ten times in words": ("text", set_number("118565006", "380"), "not that of its segment"),
     "another attenuation": ("text", set_number("112031", "-30"), "attenuation"),
     "another certainty": ("boxes", set_number("111012", "99"), "certainty"),
