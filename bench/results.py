@@ -218,13 +218,12 @@ def sr_by_highdicom(draft: Draft) -> bytes:
         tracking = [tree.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.name) for _ in "AB"]
         members.append(volume(tracking[0], referenced_segment=reference, finding_type=finding, measurements=numbers))
         members.append(plane(tracking[1], referenced_region=region, finding_type=finding))
-    keys = sorted({measures.key_slice for _, measures in draft.measured})
     report = tree.MeasurementReport(
         observation_context=sr_context.observer(request),
         procedure_reported=sr_context.procedure(request),
         imaging_measurements=members,
         title=tree.CodedConcept("126000", "DCM", "Imaging Measurement Report"),
-        referenced_images=[request.sources[index] for index in keys],
+        referenced_images=[request.sources[index] for index in sorted({measures.key_slice for _, measures in draft.measured})],
     )
     dataset = tree.Comprehensive3DSR(
         evidence=[*request.sources, written], content=report[0], series_instance_uid="2.25.3", series_number=2, sop_instance_uid="2.25.4",
