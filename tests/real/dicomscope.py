@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.real.processes import end, wait_for
 from tests.servers import require
 
 Picture = NDArray[np.uint8]
-JAR, NATIVE = Path("/usr/share/java/DICOMscope.jar"), "/usr/lib/x86_64-linux-gnu/jni"
+JAR = Path("/usr/share/java/DICOMscope.jar")
 SETTINGS = Path("/etc/dcmtk/DICOMscope.cfg")
 SIZE = (1280, 1024)
 # Rows of the browser's tree: the study, the states' series below the images' one, its only state.
@@ -61,7 +62,7 @@ def opened(folder: Path, files: Sequence[Path]) -> Picture:
     subprocess.run([require("dcmqridx"), str(data), *map(str, placed)], check=True, capture_output=True)
     with _display(folder) as display, (folder / "dicomscope.log").open("ab") as log:
         viewer = subprocess.Popen(
-            [require("java"), f"-Djava.library.path={NATIVE}", "-jar", str(JAR)],
+            [require("java"), f"-Djava.library.path={_native()}", "-jar", str(JAR)],
             cwd=folder, env={**os.environ, "DISPLAY": display}, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
@@ -70,19 +71,30 @@ def opened(folder: Path, files: Sequence[Path]) -> Picture:
             end(viewer)
 
 
+def _native() -> Path:
+    """Find the folder of DICOMscope's native library, which is named after the machine."""
+    return next(Path("/usr/lib").glob("*/jni/libjInterface.so")).parent
+
+
 def _driven(display: str) -> Picture:
     for place in (STUDY, SERIES, STATE):
         wait_for(lambda place=place: _written(display, place), seconds=120, what="a row of DICOMscope's tree")
         click = ["mousemove", *map(str, place), "click", "--repeat", "2", "--delay", "120", "1"]
         subprocess.run([require("xdotool"), *click], env={**os.environ, "DISPLAY": display}, check=True)
     wait_for(lambda: (_window(display) == 229).all(axis=-1).sum() > 1000, seconds=120, what="the image in DICOMscope")
-    seen: list[Picture] = [_window(display)]
+    return _at_rest(display)
+
+
+def _at_rest(display: str) -> Picture:
+    """Give the window once two pictures three seconds apart are the same: the overlay comes after the image."""
+    seen = [_window(display)]
 
     def still() -> bool:
+        time.sleep(3)
         seen.append(_window(display))
         return bool(np.array_equal(seen[-1], seen[-2]))
 
-    wait_for(still, seconds=60, what="DICOMscope's window to rest", every_s=2)
+    wait_for(still, seconds=120, what="DICOMscope's window to rest")
     return seen[-1]
 
 
@@ -92,6 +104,6 @@ def _window(display: str) -> Picture:
 
 
 def _written(display: str, place: tuple[int, int]) -> bool:
-    """Tell whether a row of the tree holds text."""
+    """Tell whether a row of the tree holds text, dark on light: before the viewer starts all is black."""
     row = _window(display)[place[1] - 6 : place[1] + 7, 90:400]
-    return bool((row.max(axis=-1) < 100).sum() > 30)
+    return bool((row.max(axis=-1) < 100).sum() > 30 and (row.min(axis=-1) > 180).mean() > 0.7)
