@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from models.vocabulary import Prediction
 from node.errors import Refused
 from node.profiles import BUILT_IN
-from tests.radiographs import CHEST, Radiograph, place_of
+from tests.radiographs import CHEST, Opacity, Radiograph, place_of
 from tests.real.validators import iod_faults, report_text
 from tests.workers.results import pictures
 from tests.workers.results.test_presentation import DCIODVFY, faults_of_state
@@ -217,3 +217,16 @@ def test_a_box_outside_of_the_picture_is_refused(tmp_path: Path) -> None:
     card = pictures.card(output=made.card.card.output.model_dump() | {"kind": "labels"})
     with pytest.raises(Refused, match="announce"):
         compose(replace(made, card=card))
+
+
+@pytest.mark.parametrize("profile", BUILT_IN)
+def test_the_smallest_pictures_have_results_in_every_profile(tmp_path: Path, profile: str) -> None:
+    """One row, or a dozen, with a box from border to border and a name that has no room: written, checked, and in place."""
+    spot = Opacity(at_mm=(10.0, 0.0), half_mm=(8.0, 5.0))
+    for number, shape in enumerate(((1, 260), (12, 100))):
+        made = replace(pictures.request(tmp_path / str(number), Radiograph(shape=shape, opacities=(spot,))), profile=BUILT_IN[profile])
+        written = read(compose(made).objects)
+        (points,) = lines(written["gsps"])
+        (finding,) = made.prediction.findings
+        assert points.min(axis=0).tolist() == [finding.box.low[2], finding.box.low[1]]
+        assert points.max(axis=0).tolist() == [finding.box.high[2], finding.box.high[1]]
