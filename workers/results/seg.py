@@ -56,6 +56,7 @@ def _build(request: ComposeRequest, segments: tuple[Segment, ...], count: int) -
     _refer(request, dataset)
     _place(request, dataset, slices)
     dataset.BurnedInAnnotation = "NO"
+    dataset.ContentCreatorName = None  # type 2, and nobody's. Ref: PS3.3 Table 10-12
     header.finish(dataset, request, KIND)
     _set_apart(request, dataset, segments[0].seg, count)
     seg_frames.splice(request, dataset, frames)

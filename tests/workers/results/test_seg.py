@@ -71,7 +71,7 @@ def by_highdicom(request: ComposeRequest, *, binary: bool) -> Dataset:
         contributing_equipment=header.equipment(request),
         specific_character_set=None,
     )
-    dataset.BurnedInAnnotation = "NO"
+    dataset.BurnedInAnnotation, dataset.ContentCreatorName = "NO", None
     dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = seg._pixel_measures(request)  # not the headers', often wrong
     header.finish(dataset, request, "seg")
     return pydicom.dcmread(BytesIO(header.encode(dataset, "seg").dataset_bytes))
