@@ -282,7 +282,11 @@ def test_a_prediction_that_cannot_be_written_truly_is_refused(spoil: Any, reason
 
 @pytest.mark.parametrize(
     ("keyword", "reason"),
-    [("FrameOfReferenceUID", "Frame of Reference"), ("SOPClassUID", "CT, MR, PET, CR, DX"), ("SOPInstanceUID", "no SOPInstanceUID")],
+    [
+        ("FrameOfReferenceUID", "Frame of Reference"),
+        ("SOPClassUID", "SOPClassUID is missing"),
+        ("SOPInstanceUID", "SOPInstanceUID is missing"),
+    ],
 )
 def test_images_that_a_result_cannot_point_at_are_refused(keyword: str, reason: str) -> None:
     """Marks without a frame of reference would lie nowhere, and without UIDs on nothing."""
