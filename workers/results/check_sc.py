@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import atan2, ceil, degrees, hypot
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CLEAR_ROWS = 60
 PICTURE = re.compile(r"(\d+),(\d+) (\d+)x(\d+) s(\d+) r(\d+)-(\d+) c(\d+)-(\d+) ([LRAPHF-]+) ([LRAPHF-]+)")
 NAMES = (("L", "R"), ("P", "A"), ("H", "F"))
-HUE_DEGREES, CHROMA = 40.0, 20.0
+D50 = (0.9642, 1.0, 0.8249)
+GREY, ROUNDED = 40, 6
 COVERED = 0.8
 PICTURED_FINDINGS = 27
 Pixels = NDArray[np.uint8]
@@ -47,6 +48,12 @@ class _Picture:
         down = self.rows[0] + ((np.arange(height) + 0.5) * (self.rows[1] - self.rows[0]) / height).astype(int)
         across = self.columns[0] + ((np.arange(width) + 0.5) * (self.columns[1] - self.columns[0]) / width).astype(int)
         return np.asarray(plane[down[:, None], across[None, :]])
+
+    @property
+    def shrunk(self) -> bool:
+        """Tell whether the page has fewer pixels than the slice, so that which of these are seen is a matter of rounding."""
+        height, width = self.pixels.shape[:2]
+        return bool(height < self.rows[1] - self.rows[0] or width < self.columns[1] - self.columns[0])
 
     @property
     def reach(self) -> int:
@@ -95,7 +102,11 @@ def _check_page(request: ComposeRequest, page: Dataset) -> set[int]:
     """Check one page; give the slices that it shows."""
     form = tuple(page.get(keyword) for keyword in ("SOPClassUID", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated"))
     size = page.Rows * page.Columns * 3
-    if form != (SECONDARY_CAPTURE, "RGB", 3, 8) or page.get("PlanarConfiguration") != 0 or len(page.PixelData) != size + size % 2:
+    if (
+        form != (SECONDARY_CAPTURE, "RGB", 3, 8)
+        or page.get("PlanarConfiguration") != 0
+        or len(page.PixelData) not in (size, size + size % 2)
+    ):
         raise Refused("a page is not an 8-bit colour image of its size")
     if (page.get("BurnedInAnnotation"), page.get("ConversionType")) != ("YES", "WSD"):
         raise Refused("a page does not say that words are burned in, or how it was made")
@@ -205,12 +216,13 @@ def _check_outlines(request: ComposeRequest, picture: _Picture) -> None:
         if not mask[slice(*picture.rows), slice(*picture.columns)].any():
             continue
         border = _border(picture.sample(mask))
-        borders[cielab] = borders.get(cielab, False) | border
+        allowed = border | picture.sample(ndimage.maximum_filter(_border(mask), size=3)) if picture.shrunk else border
+        borders[cielab] = borders.get(cielab, False) | allowed
         if border.any() and reached[border].mean() < COVERED:
             raise Refused("a page does not show the outline of what is marked")
     near = {cielab: ndimage.maximum_filter(border, size=size) for cielab, border in borders.items()}
     for colour in np.unique(picture.pixels[coloured], axis=0):
-        fitting = [band for cielab, band in near.items() if _same_hue(colour, cielab)]
+        fitting = [band for cielab, band in near.items() if _is_drawn_as(colour, cielab)]
         where = (picture.pixels == colour).all(axis=2)
         if not fitting or (where & ~np.logical_or.reduce(fitting)).any():
             raise Refused("a page shows an outline where nothing of that colour is marked")
@@ -242,14 +254,24 @@ def _border(mask: Mask) -> Mask:
     return np.asarray(mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]))
 
 
-def _same_hue(colour: Pixels, cielab: tuple[int, int, int]) -> bool:
-    """Tell whether an sRGB colour has the hue of a label; a label without a hue of its own may have any. Ref: PS3.3 C.10.7.1.1."""
-    if hypot(cielab[1], cielab[2]) < CHROMA:
-        return True
-    share = colour.astype(float) / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    xyz = np.array([[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7142]]) @ linear / (0.9642, 1.0, 0.8252)
-    roots = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    hue = degrees(atan2(200 * (roots[1] - roots[2]), 500 * (roots[0] - roots[1])))
-    apart = abs(hue - degrees(atan2(cielab[2], cielab[1]))) % 360
-    return min(apart, 360 - apart) < HUE_DEGREES
+def _is_drawn_as(colour: Pixels, cielab: tuple[int, int, int]) -> bool:
+    """Tell whether an sRGB colour is the one of a label: yellow for a grey one, and never darker than 150.
+
+    Ref: PS3.3 C.10.7.1.1 (CIELab under D50)
+    """
+    height = (cielab[0] + 16.0) / 116.0
+    roots = (height + cielab[1] / 500.0, height, height - cielab[2] / 200.0)
+    x, y, z = (white * (root**3 if root > 6 / 29 else (root - 16 / 116) * 108 / 841) for white, root in zip(D50, roots, strict=True))
+    red = 3.1338561 * x - 1.6168667 * y - 0.4906146 * z
+    green = -0.9787684 * x + 1.9161415 * y + 0.0334540 * z
+    blue = 0.0719453 * x - 0.2289914 * y + 1.4052427 * z
+    parts = [255 * _gamma(min(1.0, max(0.0, part))) for part in (red, green, blue)]
+    options = [(255.0, 221.0, 64.0)] if max(parts) - min(parts) < GREY + 2 else []
+    if max(parts) - min(parts) > GREY - 2:
+        factor = max(1.0, 150 / max(parts))
+        options.append((parts[0] * factor, parts[1] * factor, parts[2] * factor))
+    return any(all(abs(part - float(seen)) <= ROUNDED for part, seen in zip(option, colour, strict=True)) for option in options)
+
+
+def _gamma(linear: float) -> float:
+    return 12.92 * linear if linear <= 0.0031308 else float(1.055 * linear ** (1 / 2.4) - 0.055)
