@@ -5,9 +5,12 @@ The first parcel of a profile that is stored stays, so that two workers may writ
 
 from __future__ import annotations
 
+import math
+import shutil
+
 from node import demographics, outbox
 from node.errors import Refused
-from node.ledger import failures, fallbacks, jobs
+from node.ledger import failures, fallbacks, jobs, parcels, removal
 from node.ledger.deliveries import DeliveryClaim
 from node.ledger.holds import Finding
 from node.profiles import Profile
@@ -24,14 +27,25 @@ def recompose(context: Context, claim: DeliveryClaim, guard: Guard) -> Following
     delivery = claim.delivery
     if delivery.attempt > context.ledger.limits.max_attempts:
         raise Refused(f"the worker was lost or hung {context.ledger.limits.max_attempts} times")
-    parcel = jobs.parcel(context.ledger, delivery.job_id, delivery.generation, delivery.wants_profile)
-    if parcel is None:
+    stored = jobs.parcel(context.ledger, delivery.job_id, delivery.generation, delivery.wants_profile)
+    if stored is None:
         job, profile = jobs.get(context.ledger, delivery.job_id), context.settings.profile(delivery.wants_profile)
         if job.generation != delivery.generation:
             raise Refused("the job was tried again since, and that run's result answers for it")
         parcel = _result(context, job, profile, guard) if job.state is JobState.WRITTEN else _failure(context, job, profile, guard)
-        guard()
-    return ((Stage.DELIVER, delivery.delivery_id),) if fallbacks.point(context.ledger, claim, parcel) else ()
+    if fallbacks.point(context.ledger, claim, stored or parcel):
+        return ((Stage.DELIVER, delivery.delivery_id),)
+    if stored is None:
+        _discard(context, parcel)
+    return ()
+
+
+def _discard(context: Context, parcel: Parcel) -> None:
+    """Remove what came too late for a job that has ended, of a purged patient perhaps: no other worker may store it any more."""
+    ended = removal.ended_jobs(context.ledger, [parcel.job_id])[parcel.job_id]
+    kept = {entry.path for each in parcels.of_job(context.ledger, parcel.job_id, parcel.generation) for entry in each.objects}
+    if ended.ended_at < math.inf and not kept & {entry.path for entry in parcel.objects}:
+        shutil.rmtree((context.settings.data_dir / parcel.objects[0].path).parent, ignore_errors=True)
 
 
 def tell(context: Context, job: Job, guard: Guard = lambda: None) -> Following:
@@ -41,8 +55,8 @@ def tell(context: Context, job: Job, guard: Guard = lambda: None) -> Following:
     """
     wanted = outbox.failure_profiles(context.settings, job)
     names = dict.fromkeys(wanted.values())
-    parcels = [_failure(context, job, context.settings.profile(name), guard) for name in names]
-    return tuple((Stage.DELIVER, ident) for ident in failures.written(context.ledger, job, parcels, wanted))
+    reports = [_failure(context, job, context.settings.profile(name), guard) for name in names]
+    return tuple((Stage.DELIVER, ident) for ident in failures.written(context.ledger, job, reports, wanted))
 
 
 def _result(context: Context, job: Job, profile: Profile, guard: Guard) -> Parcel:

@@ -19,7 +19,7 @@ import pytest
 from node import deliver, demographics, routing
 from node.archive import Archive, Faults
 from node.archive.holdings import data_set_of
-from node.ledger import Ledger, deliveries, instances, jobs, parcels, revisions
+from node.ledger import Ledger, deliveries, instances, jobs, parcels, purging, revisions
 from node.settings import Settings
 from node.study import Delivery, DeliveryState, Instance, Parcel, Stage
 from tests import phantoms, shelf
@@ -255,6 +255,24 @@ def test_what_cannot_be_written_again_fails_with_what_to_do(site: Site, gone: st
 
 def _no_profile(_settings: Settings, name: str | None = None) -> None:
     raise pipeline.Misconfigured(f"no viewer profile is called {name!r} any more; add it to [[profiles]]")
+
+
+def test_a_patient_purged_while_it_writes_leaves_no_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written a moment after the purge goes as well, and nothing is sent."""
+    site.refuse()
+    keep, folder_of_parcels = workspace.keep_parcel, site.tasks.settings.data_dir / "parcels"
+    patient = str(pydicom.dcmread(site.late.path, stop_before_pixels=True).PatientID)
+    before = set(folder_of_parcels.rglob("*.dcm"))
+
+    def purged_before(*arguments: Any) -> Any:
+        (holding,) = purging.find(site.ledger, patient)
+        assert purging.end_and_mark(site.ledger, holding, ("Dr. Day", "the patient asked for it"), force=True)
+        return keep(*arguments)
+
+    monkeypatch.setattr(workspace, "keep_parcel", purged_before)
+    tasks.recompose(site.ident)
+    assert set(folder_of_parcels.rglob("*.dcm")) == before
+    assert site.delivery.state is DeliveryState.FAILED
 
 
 def test_trouble_while_it_writes_is_tried_again_and_then_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
