@@ -109,7 +109,7 @@ def test_compose_again_from_the_same_prediction_gives_the_same_bytes(site: Site,
     monkeypatch.setattr(jobs, "written", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
     assert site.run(Stage.COMPOSE).state is JobState.QUEUED
     before = {path: path.read_bytes() for path in (site.home / "data" / "parcels").rglob("*.dcm")}
-    assert len(before) == 3
+    assert len({path.parent for path in before}) == 1
     monkeypatch.undo()
     monkeypatch.setattr(tasks, "SITE", site.tasks)
     assert site.run(Stage.COMPOSE).state is JobState.WRITTEN
