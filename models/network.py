@@ -24,7 +24,7 @@ def build(name: str, arguments: Mapping[str, Any], window: Sequence[int], channe
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"the network {name!r} cannot be built or does not take its window: {error}") from None
     if shape != (1, channels, *window):
-        raise ValueError(f"the network gives {shape[1:]}, the labels need {channels} channels on the window {tuple(window)}")
+        raise ValueError(f"the network gives {shape[1:]}, the labels need channels {list(range(channels))} on the window {tuple(window)}")
     return network
 
 
