@@ -199,12 +199,8 @@ def sr_by_highdicom(draft: Draft) -> bytes:
     members: list[Any] = []
     for segment, measures in draft.measured:
         source, finding = request.sources[measures.key_slice], tree.CodedConcept("39607008", "SCT", "Lung")
-        reference = tree.ReferencedSegment(
-            written.SOPClassUID,
-            written.SOPInstanceUID,
-            segment.number,
-            source_series=tree.SourceSeriesForSegmentation(source.SeriesInstanceUID),
-        )
+        series = tree.SourceSeriesForSegmentation(source.SeriesInstanceUID)
+        reference = tree.ReferencedSegment(written.SOPClassUID, written.SOPInstanceUID, segment.number, source_series=series)
         numbers = [
             tree.Measurement(
                 name=tree.CodedConcept(entry.concept.value, entry.concept.scheme, entry.concept.meaning),

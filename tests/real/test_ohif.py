@@ -14,10 +14,13 @@ import pytest
 
 from models.card import LabelPart
 from tests.composed import chest_card
+from tests.radiographs import Radiograph
 from tests.real.ohif import DEFAULT, VERSIONS, Labelmap, Seen, Study, served, visit
 from tests.real.orthanc import Orthanc, orthanc
 from tests.real.processes import free_port
 from tests.real.studies import CASES, Looked, made
+from tests.workers.results import pictures
+from workers.results import compose
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 IN_EVERY_RUN = {("everything", DEFAULT), ("nothing-found", DEFAULT)}
@@ -64,6 +67,32 @@ def test_ohif_shows_what_the_truth_has(tmp_path: Path, pacs: Orthanc, name: str,
     else:
         assert not seen.of("SR")["asked"], "the viewer would replace our numbers by its own"
         marks_are_true(study, seen, placed=name != "non-square")
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_radiograph_and_its_results_open(tmp_path: Path, pacs: Orthanc, version: str) -> None:
+    """Every object of an analysis of a chest radiograph opens, and each box is drawn on the picture where the truth has it."""
+    shown = Radiograph()
+    request = pictures.request(tmp_path / "images", shown)
+    paths = []
+    for number, entry in enumerate(compose(request).objects):
+        paths.append(tmp_path / f"{number}-{entry.kind}.dcm")
+        paths[-1].write_bytes(entry.dataset_bytes)
+    pacs.upload([*(tmp_path / "images").iterdir(), *paths])
+    with served(tmp_path / "nginx", pacs, version) as address:
+        visited = Study(name="radiograph", uid=str(request.sources[0].StudyInstanceUID))
+        seen = visit(address, [visited], tmp_path / f"ohif-{version}")["radiograph"]
+    assert seen.faults() == []
+    assert {"SR", "OT"} <= {entry["modality"] for entry in seen.opened}
+    found = sorted(_edges(np.asarray(mark["coordinates"][0]["points"]).reshape(-1, 2)) for mark in seen.marks)
+    assert found == sorted(_edges(np.argwhere(mask)[:, ::-1], far=1) for mask in shown.masks())
+
+
+def _edges(points: Any, far: int = 0) -> tuple[float, ...]:
+    """Give the box round points (column, row); `far` more at its end, for pixels."""
+    low, high = points.min(axis=0), points.max(axis=0) + far
+    return (*map(float, low), *map(float, high))
 
 
 def segments_are_true(study: Looked, seen: Seen, *, centred: bool = True) -> None:

@@ -148,6 +148,14 @@ async function open(set, study) {
     return canvas.length > 0 || document.body.innerText.includes('Not verified');
   }, null, { timeout: 15000 }).catch(() => {});
   await pause(SETTLED_MS);
+  if (set.modality === 'SEG') { // the picture is of a finding, the last segment
+    await page.evaluate((id) => {
+      const { segmentationService } = window.services;
+      const last = Math.max(...Object.keys(segmentationService.getSegmentation(id).segments).map(Number));
+      try { segmentationService.jumpToSegmentCenter(id, last); } catch { /* where it cannot, the picture stays where it is */ }
+    }, set.id);
+    await pause(SETTLED_MS);
+  }
   let look = await page.evaluate(shown);
   for (let tries = 0; tries < 8 && look.lit < 0.01 && !look.words.includes('Not verified'); tries += 1) {
     await pause(1000);
