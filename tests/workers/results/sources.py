@@ -116,8 +116,15 @@ def _revised(request: ComposeRequest) -> ComposeRequest:
     return replace(request, job=replace(request.job, revision=2, job_id="8" * 64, predecessor=scans.revised().job.predecessor))
 
 
+def _found(request: ComposeRequest) -> ComposeRequest:
+    """Let the model say its probabilities too, for those that want a map of them."""
+    assert request.prediction.instances is not None
+    maps = {3: np.where(request.prediction.instances > 0, 230, 5).astype(np.uint8)}
+    return replace(request, prediction=replace(request.prediction, probabilities=maps))
+
+
 OUTCOMES: Mapping[str, Callable[[ComposeRequest], ComposeRequest]] = {
-    "findings": lambda request: request,
+    "findings": _found,
     "nothing found": _without(keep_organs=True),
     "nothing at all": _without(keep_organs=False),
     "organs alone": _organs,

@@ -34,6 +34,12 @@ UNTRUE = {
     "Error - Missing attribute Type 2C Conditional Element=<Laterality> Module=<GeneralSeries>": (
         "required of paired body parts only; it asks wherever no body part is named"
     ),
+    "Warning - Unrecognized defined term <QUANTITY> for value 4 of attribute <Image Type>": "derived pixel contrast is younger than it",
+    "Warning - Unrecognized defined term <QUANTITY> for value 4 of attribute <Frame Type>": "derived pixel contrast is younger than it",
+    (
+        "Warning - is only permitted to be empty when actually unknown; should be absent (not empty) if an unpaired body part, "
+        "and have a value if a paired body part - attribute <Laterality>"
+    ): "the side is as unknown as in the images",
     "Warning - Attribute is not present in standard DICOM IOD - (0x0032,0x1033) LO Requesting Service": (
         "it stands in the General Study module, copied from the images. Ref: PS3.3 C.7.2.1"
     ),
@@ -89,16 +95,21 @@ def iod(path: Path) -> list[str]:
     return sorted(line for line in lines - set(UNTRUE) if line.startswith(("Error", "Warning")))
 
 
+# Dcmpschk of 3.6.7 does not find the form of its own message in the value beside it.
+DATE_TIME = re.compile(r"E: Error: Attribute value does not conform.*\nE: +Affected attribute: ContributionDateTime.*\n(E:.*\n){3}")
+CHATTER = ("W: Testing: ", "W: Test failed - ", "W: Test passed")
+
+
 def dcmtk(path: Path, entry: ComposedObject) -> list[str]:
     """Let DCMTK read every element, and its presentation state checker look at a GSPS."""
     program = ["dcmpschk"] if entry.kind == "gsps" else ["dcmdump", "-q", "+P", "SOPInstanceUID"]
     ran = subprocess.run(
         [require(program[0]), *program[1:], str(path)], capture_output=True, text=True, errors="replace", check=False, timeout=120
     )
-    lines = (ran.stdout + ran.stderr).splitlines()
-    return [f"{program[0]}: {line}" for line in lines if line.startswith(("E:", "W:", "F:", "Error", "Warning"))] + (
-        [f"{program[0]} ended with {ran.returncode}"] if ran.returncode else []
-    )
+    lines = DATE_TIME.sub("", ran.stdout + ran.stderr).splitlines()
+    said = [line for line in lines if line.startswith(("E:", "W:", "F:", "Error", "Warning")) and not line.startswith(CHATTER)]
+    failed = ran.returncode != 0 and (entry.kind != "gsps" or not DATE_TIME.search(ran.stdout + ran.stderr))
+    return [f"{program[0]}: {line}" for line in said] + ([f"{program[0]} ended with {ran.returncode}"] if failed else [])
 
 
 def strict(path: Path) -> list[str]:
