@@ -179,7 +179,8 @@ async function visit(study) {
   try {
     await start(study).catch(() => start(study)); // 3.12 fails to start about once in twenty
     seen.sets = await page.evaluate(displaySets);
-    const ours = seen.sets.filter((set) => set.number >= OURS && !set.unsupported);
+    // A parametric map changes the colours of all that is opened after it: by number it is the last but one.
+    const ours = seen.sets.filter((set) => set.number >= OURS && !set.unsupported).sort((one, other) => one.number - other.number);
     for (const set of ours) {
       seen.opened.push(await open(set, study));
       if (set.modality === 'SEG') seen.segmentations.push(await read(set.id));
