@@ -62,8 +62,10 @@ def inherited(source: Dataset) -> Dataset:
     for keyword in REQUIRED:
         if keyword not in copy:
             setattr(copy, keyword, None)
-    # highdicom warns of a name without a caret, and its warning holds the name: `finish` puts the name in.
+    # highdicom warns of a name without a caret, and its warning holds the name; of several character sets it refuses the
+    # first, which is empty. `finish` puts both in.
     copy.PatientName = None
+    copy.pop("SpecificCharacterSet", None)
     if copy.PatientSex not in {"M", "F", "O"}:
         copy.PatientSex = None
     return copy

@@ -79,6 +79,7 @@ def _build(request: ComposeRequest, marked: Sequence[Marked], number: int) -> Da
         transfer_syntax_uid=ExplicitVRLittleEndian,
         series_description=wording.seg_description(request),
         contributing_equipment=header.equipment(request),
+        specific_character_set=None,
     )
     dataset.DisplayedAreaSelectionSequence = [_whole_image(request)]
     _take_rescale(dataset, donors[0])

@@ -23,7 +23,6 @@ datetime.datetime = Later  # before any library takes it
 
 import dataclasses
 import numpy
-from node.profiles import BUILT_IN, Profile
 from tests.workers.results import scans, sources
 from workers.results import compose
 
@@ -34,9 +33,7 @@ for arguments in ({}, {"nodules": 0}, {"finds": False}, {"scan": scans.Scan(shap
 request = scans.request(scan=scans.Scan(shape=(6, 24, 32)), nodules=1)
 maps = {3: (numpy.arange(request.prediction.labels.size) % 251).astype("uint8").reshape(request.prediction.labels.shape)}
 request = dataclasses.replace(request, prediction=dataclasses.replace(request.prediction, probabilities=maps))
-objects = ("pm", "rtstruct", "gsps", "sc", "kos", "sr")
-for form in ("editable", "text"):
-    profile = Profile(name="p", objects=objects, sr_form=form, sc_pages=("summary", "key-images"))
+for profile in sources.PROFILES.values():
     for entry in compose(dataclasses.replace(request, profile=profile)).objects:
         print(entry.kind, entry.sop_instance_uid, hashlib.sha256(entry.dataset_bytes).hexdigest())
 """
