@@ -18,8 +18,9 @@ import pytest
 import SimpleITK as Itk
 from pydicom.dataset import Dataset
 
+from tests.radiographs import Radiograph
 from tests.servers import require
-from tests.workers.results import sources
+from tests.workers.results import pictures, sources
 from tests.workers.results.strict import broken
 from workers.results import ComposedObject, ComposeRequest, compose
 
@@ -82,6 +83,20 @@ def test_every_validator_accepts_and_every_reader_reads(source: str, outcome: st
             voxels_are_the_predictions(request, path)
         if entry.kind == "sr":
             said += report(path, labelmap=_refers_to_labelmap(path))
+    assert said == []
+
+
+@pytest.mark.parametrize("kind", ["DX", pytest.param("CR", marks=pytest.mark.verify), pytest.param("MG", marks=pytest.mark.verify)])
+@pytest.mark.parametrize("profile", ["ohif", pytest.param("editable", marks=pytest.mark.verify), "basic"])
+def test_every_validator_accepts_results_on_radiographs(kind: str, profile: str, tmp_path: Path) -> None:
+    """Boxes on CR, digital X-ray and mammography: presentation states, pages and reports are as valid as those of slices."""
+    request = pictures.request(tmp_path / "images", Radiograph(kind=kind), profile=sources.PROFILES[profile])
+    said = []
+    for number, entry in enumerate(compose(request).objects):
+        path = tmp_path / f"{number}-{entry.kind}.dcm"
+        path.write_bytes(entry.dataset_bytes)
+        said += [f"{path.name}: {line}" for line in (*iod(path), *dcmtk(path, entry), *strict(path))]
+        said += report(path, labelmap=False) if entry.kind == "sr" else []
     assert said == []
 
 
