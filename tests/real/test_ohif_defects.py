@@ -149,9 +149,9 @@ def test_an_outline_on_non_square_pixels_stands_where_it_should(tmp_path: Path, 
 OFF_CENTRE = "a segment's middle is taken on a picture of as many columns as rows"
 
 
-@pytest.mark.parametrize("version", both(v3_12=OFF_CENTRE))
+@pytest.mark.parametrize("version", both(v3_13=OFF_CENTRE, v3_12=OFF_CENTRE))
 def test_the_middle_of_a_segment_is_right_where_columns_are_not_rows(tmp_path: Path, archive: Orthanc, version: str) -> None:
-    """Voxels are exact there in both versions, see test_ohif; the jump to a segment goes elsewhere in 3.12."""
+    """Voxels are exact there in both versions, see test_ohif; the jump to a segment goes elsewhere."""
     study = made("250x252", tmp_path)
     segs = [pydicom.dcmread(path) for path in study.files if path.name == "seg.dcm"]
     segments_are_true(study, seen_with(study, archive, version, segs))
