@@ -11,6 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+from pydicom.datadict import dictionary_has_tag, dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
@@ -56,10 +57,14 @@ def _reads(source: Dataset, tag: Any) -> bool:
 
 
 def _whole(element: DataElement) -> bool:
-    """Read a value, of a sequence every one below it."""
+    """Read a value, of a sequence every one below it; a number must be one, and one alone where there is to be one."""
     if element.VR == "SQ":
         return all(_whole(inner) for item in element.value for inner in item)
-    return element.value is not element  # the value has been read
+    if element.value is None or element.VR not in {"DS", "IS"}:
+        return True
+    if element.VM > 1 and dictionary_has_tag(element.tag) and dictionary_VM(element.tag) == "1":
+        return False
+    return bool(np.isfinite(_floats(element.value if element.VM > 1 else [element.value])).all())
 
 
 def _without(source: Dataset, tags: Iterable[Any]) -> Dataset:
