@@ -55,10 +55,17 @@ def _replaced(request: ComposeRequest) -> list[Dataset] | None:
 
 
 def document(request: Origin, content: Dataset, evidence: Sequence[Dataset], *, part: str = "", **own: Any) -> Dataset:
-    """Give the SR with that content; `part` tells its UIDs from those of another report of the job, `own` goes to highdicom."""
+    """Give the SR with that content; `part` tells its UIDs from those of another report of the job, `own` goes to highdicom.
+
+    highdicom gets the root alone, and the items below are put in afterwards: it would copy and search them all, which for
+    a hundred groups takes longer than the rest. That they refer to evidence only is looked at by the last check.
+    """
+    root = Dataset()
+    root.ContentSequence = []
+    root.update({element.tag: element for element in content if element.keyword != "ContentSequence"})
     dataset = CLASSES[request.profile.sr_class](
         evidence=evidence,
-        content=content,
+        content=root,
         series_instance_uid=object_uid(request, KIND, f"{part}series"),
         series_number=request.series_number(KIND),
         sop_instance_uid=object_uid(request, KIND, f"{part}instance"),
@@ -75,5 +82,6 @@ def document(request: Origin, content: Dataset, evidence: Sequence[Dataset], *, 
         specific_character_set=None,
         **own,
     )
+    dataset.ContentSequence = content.ContentSequence
     header.finish(dataset, request, KIND)
     return dataset
