@@ -6,6 +6,7 @@ where a result needs it, the result is refused with the attribute's name, never 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -81,7 +82,7 @@ def usable(request: ComposeRequest) -> None:
         for keyword in (*UIDS, *(("FrameOfReferenceUID",) if source.get("FrameOfReferenceUID") else ())):
             if not is_uid(str(source.get(keyword) or "")):
                 raise Refused(f"the images' {keyword} is missing or is no UID, so a result cannot refer to them")
-        if not isinstance(source.get("Modality"), str) or not source.Modality:
+        if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", str(source.get("Modality") or "")):
             raise Refused("the images do not say their modality, or name several")
         if (source.get("Rows"), source.get("Columns")) != grid.shape[1:]:
             raise Refused("the images' rows and columns are not those of the picture that was analysed")
