@@ -117,10 +117,10 @@ def figures(tally: Tally, above: float) -> dict[str, float]:
     return out
 
 
-def run(judges: dict[str, Judge], scans: int) -> dict[str, Tally]:
+def run(judges: dict[str, Judge], numbers: range) -> dict[str, Tally]:
     """Let every judge see the same scans."""
     tallies = {name: Tally() for name in judges}
-    for number in range(scans):
+    for number in numbers:
         scan = scan_of(number)
         for name, judge in judges.items():
             begun = perf_counter()
@@ -132,7 +132,7 @@ def run(judges: dict[str, Judge], scans: int) -> dict[str, Tally]:
                 continue
             tallies[name].seconds += perf_counter() - begun
             count(tallies[name], scan, labels, marks)
-        print(f"scan {number + 1}/{scans}  " + "  ".join(f"{n}: Dice {np.mean(t.dice or [0]):.3f}" for n, t in tallies.items()), flush=True)
+        print(f"scan {number}  " + "  ".join(f"{n}: Dice {np.mean(t.dice or [0]):.3f}" for n, t in tallies.items()), flush=True)
     return tallies
 
 
@@ -150,6 +150,7 @@ def main() -> None:
     """Read the command line, evaluate, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=int, default=24)
+    parser.add_argument("--first", type=int, default=0, help="number of the first scan; 1000 and more were used to choose the thresholds")
     parser.add_argument("--card", type=Path, default=Path(__file__).with_name("card.toml"))
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
@@ -161,7 +162,7 @@ def main() -> None:
         prediction = model.predict({shelved.card.reference_role: volume}, lambda _share: None)
         return prediction.labels, marks_of(prediction)
 
-    tallies = run({"chest-ct": ours, "baseline": baseline.judge}, given.scans)
+    tallies = run({"chest-ct": ours, "baseline": baseline.judge}, range(given.first, given.first + given.scans))
     blob_cut = cut_at(tallies["baseline"], 2)
     table = {"chest-ct": figures(tallies["chest-ct"], operating), "baseline": figures(tallies["baseline"], blob_cut)}
     nodules = len(tallies["baseline"].nodules)

@@ -14,7 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.starter.chest_ct.scanner import acquire
-from models.starter.chest_ct.shapes import Array, Frame, Lesion, Point, Tube, grow_tree, smooth_noise, stamp_lesion, stamp_tubes
+from models.starter.chest_ct.shapes import (
+    Array,
+    Frame,
+    Lesion,
+    Point,
+    Tube,
+    across,
+    grow_tree,
+    phase,
+    smooth_noise,
+    stamp_lesion,
+    stamp_tubes,
+)
 from models.vocabulary import Grid, Triple, Volume
 
 LEFT, RIGHT = 1, 2
@@ -175,8 +187,8 @@ def _lungs(body: _Body) -> Array:
     np.minimum(inside, np.abs(body.x - body.between(-6, 6)) - middle.astype(np.float32), out=inside)
     heart = (body.between(5, 40), body.between(-0.5, 0.0) * deep, -tall * body.between(0.3, 0.75))
     np.minimum(inside, -_ellipsoid(body, heart, (body.between(38, 66), body.between(34, 55), body.between(40, 62))), out=inside)
-    spine = np.hypot(body.x, body.y - np.float32(body.spine_y)) - np.float32(body.between(22, 30))
-    aorta = np.hypot(body.x - np.float32(body.between(14, 30)), body.y - np.float32(body.spine_y - body.between(12, 28)))
+    spine = across(body.x, body.y - np.float32(body.spine_y)) - np.float32(body.between(22, 30))
+    aorta = across(body.x - np.float32(body.between(14, 30)), body.y - np.float32(body.spine_y - body.between(12, 28)))
     np.minimum(inside, np.minimum(spine, aorta - np.float32(body.between(10, 17))), out=inside)
     for sign in (1.0, -1.0):
         point = np.array([sign * body.between(28, 42), body.between(-10, 18), tall * body.between(-0.2, 0.25)])
@@ -204,7 +216,7 @@ def _trunk(body: _Body, inside: Array) -> Array:
     thick = body.between(1, 0.8 * (wide - body.cavity[2]))
     tissue = np.where(depth < thick + 4 * smooth_noise(body.rng, body.frame, 50), np.float32(fat), tissue)
     blood = smooth_noise(body.rng, body.frame, 45) > body.between(0.6, 1.4)
-    centre = np.hypot(body.x - np.float32(15), body.y + np.float32(10)) < np.float32(body.between(45, 70))
+    centre = across(body.x - np.float32(15), body.y + np.float32(10)) < np.float32(body.between(45, 70))
     tissue = np.where(blood & centre, np.float32(body.blood_hu), tissue)
     belly = (body.z < -body.cavity[0] * 0.4) & (depth > thick + 8)
     tissue = np.where(belly & (body.x < body.between(-10, 60)), np.float32(body.between(40, 130)), tissue)
@@ -229,7 +241,7 @@ def _surroundings(body: _Body, hu: Array) -> None:
     if body.chance(0.3):
         for sign in (1.0, -1.0):
             radius, y = body.between(25, 50), body.between(-10, 40)
-            arm = np.hypot(body.x - np.float32(sign * (wide + radius + body.between(-4, 10))), body.y - np.float32(y))
+            arm = across(body.x - np.float32(sign * (wide + radius + body.between(-4, 10))), body.y - np.float32(y))
             hu[arm < radius] = body.between(-100, -70)
             hu[arm < radius * 0.75] = body.between(30, 70)
             hu[arm < body.between(8, 13)] = body.between(300, 1100)
@@ -252,18 +264,18 @@ def _bones(body: _Body, hu: Array, inside: Array) -> None:
         pitch, slant = body.between(20, 34), body.between(0.2, 0.7)
         ring = (np.abs(body.x) / np.float32(wide * 1.04)) ** 2 + (body.y / np.float32(deep * 1.04)) ** 2
         off = (np.sqrt(ring) - 1) * np.float32(min(wide, deep)) - np.float32(body.between(2, 8))
-        along = np.mod(body.z + np.float32(slant) * body.y, np.float32(pitch)) - np.float32(pitch / 2)
-        rib = np.hypot(off * np.float32(1.3), along * np.float32(body.between(0.5, 0.9))) - np.float32(body.between(2.5, 5))
+        along = phase(body.z + np.float32(slant) * body.y, pitch) - np.float32(pitch / 2)
+        rib = across(off * np.float32(1.3), along * np.float32(body.between(0.5, 0.9))) - np.float32(body.between(2.5, 5))
         rib = np.where(np.abs(body.x) < 20, 9, rib)
         hu[rib < 0] = shell
         hu[rib < -2] = marrow
         hu[(rib < 0) & (body.y < -0.5 * deep)] = body.between(60, 400)
-    axis = np.hypot(body.x * np.float32(0.85), body.y - np.float32(body.spine_y + 4))
+    axis = across(body.x * np.float32(0.85), body.y - np.float32(body.spine_y + 4))
     pitch, radius = body.between(20, 34), body.between(15, 22)
-    disc = np.abs(np.mod(body.z, np.float32(pitch)) - np.float32(pitch / 2)) < np.float32(body.between(1.5, 4))
+    disc = np.abs(phase(body.z, pitch) - np.float32(pitch / 2)) < np.float32(body.between(1.5, 4))
     vertebra = (axis < radius) & (inside < 0)
     hu[vertebra] = marrow
-    hu[vertebra & ((axis > radius - 2) | (np.abs(np.mod(body.z, np.float32(pitch)) - pitch / 2) < 5))] = shell
+    hu[vertebra & ((axis > radius - 2) | (np.abs(phase(body.z, pitch) - pitch / 2) < 5))] = shell
     hu[vertebra & disc] = body.between(50, 120)
     process = (np.abs(body.x) < 4) & (np.abs(body.y - np.float32(body.spine_y + 38)) < 14) & ~disc
     hu[process & (hu > -300)] = shell

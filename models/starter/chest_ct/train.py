@@ -1,10 +1,11 @@
 """Train the chest CT starter from nothing but its generator.
 
+    make train-chest-ct
     python -m models.starter.chest_ct.train --out weights.safetensors
 
-Takes about 20 minutes on two cores; prints a line every 10 steps. `--checkpoint FILE` (by default beside --out) is written
-every 50 steps, and a run that finds one goes on from there. Every step's patch follows from (SEED, step), so two runs see
-the same patches in the same order.
+Takes under 20 minutes of processor time, drawing the scans included; prints a line every 10 steps. `--checkpoint FILE` (by
+default beside --out) is written every 50 steps, and a run that finds one goes on from there. Every step's patches follow from
+(SEED, step), so that two runs with as many threads on one kind of processor end in the same weights, interrupted or not.
 The network, its spacing and its intensity window are read from card.toml: what is trained is what the node runs.
 """
 
@@ -30,11 +31,11 @@ from models.starter.chest_ct.generator import Scan, draw, draw_other
 
 SEED = 20260
 POOL = 16
-RENEW_EVERY = 8
+RENEW_EVERY = 16
 PATCH = (48, 96, 160)
 CLOSE_PATCH = (48, 64, 64)
-CLOSE_MANY = 2
-FREEZE_FROM = 0.8  # of a stage: from here on the batch statistics that inference uses are used in training too
+CLOSE_MANY = 4
+MOMENTUM = 0.03  # of the batch statistics: slow, for one step's patches differ much from the next one's
 CARD = Path(__file__).with_name("card.toml")
 
 
@@ -42,7 +43,8 @@ CARD = Path(__file__).with_name("card.toml")
 class Stage:
     """A part of the recipe: its length and highest learning rate, nodules a scan, the chance of a scan below the lungs.
 
-    close  share of steps taken on CLOSE_MANY small patches within the lungs, which teach nodules but cannot tell the side
+    close   share of steps taken on CLOSE_MANY small patches within the lungs, which teach nodules but cannot tell the side
+    freeze  how far into the stage the batch statistics that inference uses are used in training too; 1: not at all
     """
 
     steps: int
@@ -50,13 +52,14 @@ class Stage:
     nodules: tuple[int, int]
     belly: float
     close: float
+    freeze: float
 
 
-# First the sides; then scans as they come and what is no chest; then nodules against vessels.
+# First the lungs and their sides; then mostly nodules against vessels, twice over. Nodules are many, for each is a lesson.
 STAGES = (
-    Stage(steps=1000, peak_rate=3e-3, nodules=(6, 16), belly=0.0, close=0.0),
-    Stage(steps=700, peak_rate=2e-3, nodules=(2, 10), belly=0.12, close=0.0),
-    Stage(steps=450, peak_rate=2e-3, nodules=(4, 12), belly=0.08, close=0.85),
+    Stage(steps=600, peak_rate=3e-3, nodules=(8, 20), belly=0.08, close=0.0, freeze=1.0),
+    Stage(steps=600, peak_rate=2e-3, nodules=(8, 24), belly=0.08, close=0.8, freeze=0.75),
+    Stage(steps=320, peak_rate=1.2e-3, nodules=(8, 24), belly=0.08, close=0.85, freeze=0.0),
 )
 
 
@@ -99,16 +102,18 @@ def scale(hu: NDArray[Any], settings: Mapping[str, Any]) -> NDArray[np.float32]:
 
 @dataclass(slots=True)
 class Pool:
-    """The scans patches are cut from: POOL of them, the oldest replaced every RENEW_EVERY steps."""
+    """The scans patches are cut from: POOL of them at a time, the oldest replaced every RENEW_EVERY steps, drawn when first asked for."""
 
     scans: dict[int, Scan] = field(default_factory=dict)
 
-    def at(self, step: int) -> list[Scan]:
-        """Give the scans of a step; draws only those not at hand."""
+    def pick(self, rng: np.random.Generator, step: int) -> Scan:
+        """Give one of the scans of a step."""
         first = step // RENEW_EVERY
-        wanted = range(first, first + POOL)
-        self.scans = {k: self.scans.get(k) or _scan(k, stage_at(step)[0]) for k in wanted}
-        return list(self.scans.values())
+        self.scans = {number: scan for number, scan in self.scans.items() if number >= first}
+        number = first + int(rng.integers(POOL))
+        if number not in self.scans:
+            self.scans[number] = _scan(number)
+        return self.scans[number]
 
 
 def stage_at(step: int) -> tuple[Stage, float]:
@@ -120,9 +125,11 @@ def stage_at(step: int) -> tuple[Stage, float]:
     return STAGES[-1], 1.0
 
 
-def _scan(number: int, stage: Stage) -> Scan:
+def _scan(number: int) -> Scan:
+    """Draw a scan of the pool, by the stage of the middle of the steps it serves."""
     if number % 12 == 11:
         return draw_other(SEED + number)
+    stage, _ = stage_at(max(0, (number - POOL // 2) * RENEW_EVERY))
     return draw(SEED + number, nodules=stage.nodules, belly=stage.belly)
 
 
@@ -135,9 +142,8 @@ def cut(rng: np.random.Generator, scan: Scan, settings: Mapping[str, Any], patch
     if rng.random() < 0.5:
         image, organs, numbers = image[..., ::-1], np.array([0, 2, 1])[organs[..., ::-1]], numbers[..., ::-1]
     image = image * rng.uniform(0.95, 1.05) + rng.uniform(-0.015, 0.015)
-    sizes = np.bincount(scan.instances.ravel(), minlength=2).astype(np.float32)
-    weights = np.clip(np.sqrt(150 / np.maximum(sizes, 1)), 0.5, 4)
-    weights[0] = 1
+    voxels = np.array([n.diameter_mm**3 for n in scan.nodules]) * np.pi / 6 / scan.volume.grid.voxel_mm3
+    weights = np.concatenate([[1], np.clip(np.sqrt(150 / voxels), 0.5, 4)])
     return Example(
         image=torch.from_numpy(np.clip(image, 0, 1).astype(np.float32).copy())[None, None],
         organs=torch.from_numpy(organs.astype(np.int64).copy())[None],
@@ -226,45 +232,70 @@ def _rate(step: int) -> float:
     return stage.peak_rate * (0.5 + 0.5 * float(np.cos(np.pi * (done - 0.08) / 0.92))) + 1e-5
 
 
-def _freeze(network: nn.Module, *, frozen: bool) -> None:
+def _prepare(network: nn.Module, step: int) -> None:
+    stage, done = stage_at(step)
+    network.train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
-            module.train(not frozen)
+            module.momentum = MOMENTUM
+            module.train(done < stage.freeze)
+
+
+def batch_of(pool: Pool, step: int, settings: Mapping[str, Any]) -> Example:
+    """Cut the patches of a step: one wide one, or several close ones."""
+    rng = np.random.default_rng([SEED, step, 3])
+    close = rng.random() < stage_at(step)[0].close
+    patch, many = (CLOSE_PATCH, CLOSE_MANY) if close else (PATCH, 1)
+    return together([cut(rng, pool.pick(rng, step), settings, patch) for _ in range(many)])
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """A training under way: network and optimiser, the steps done and the processor seconds earlier processes spent on them."""
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    done: int = 0
+    spent_s: float = 0.0
+
+
+def begin(checkpoint: Path) -> Run:
+    """Start the recipe, or go on from the checkpoint where there is one."""
+    torch.manual_seed(SEED)
+    network = build(options())
+    _expect_little(network)
+    run = Run(network=network, optimiser=torch.optim.AdamW(network.parameters(), lr=STAGES[0].peak_rate, weight_decay=1e-4))
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.done, run.spent_s = int(state["step"]), float(state["spent_s"]) - process_time()
+        print(f"going on from step {run.done}", flush=True)
+    return run
+
+
+def _keep(run: Run, out: Path, checkpoint: Path) -> None:
+    save(run.network, out)
+    state = {"network": run.network.state_dict(), "optimiser": run.optimiser.state_dict(), "step": run.done}
+    torch.save(state | {"spent_s": run.spent_s + process_time()}, checkpoint)
 
 
 def train(out: Path, checkpoint: Path, steps: int) -> None:
     """Run the recipe and write the weights; goes on from the checkpoint where there is one."""
-    torch.manual_seed(SEED)
-    settings = options()
-    network = build(settings)
-    _expect_little(network)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=STAGES[0].peak_rate, weight_decay=1e-4)
-    start = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = int(state["step"])
-        print(f"going on from step {start}", flush=True)
-    pool = Pool()
+    settings, pool, run = options(), Pool(), begin(checkpoint)
     recent: list[tuple[float, float]] = []
-    network.train()
-    for step in range(start, steps):
-        rng = np.random.default_rng([SEED, step, 3])
-        scans = pool.at(step)
-        for group in optimiser.param_groups:
+    for step in range(run.done, steps):
+        for group in run.optimiser.param_groups:
             group["lr"] = _rate(step)
-        _freeze(network, frozen=stage_at(step)[1] >= FREEZE_FROM)
-        close = rng.random() < stage_at(step)[0].close
-        chosen = [scans[int(rng.integers(len(scans)))] for _ in range(CLOSE_MANY if close else 1)]
-        batch = together([cut(rng, scan, settings, CLOSE_PATCH if close else PATCH) for scan in chosen])
-        recent.append(train_step(network, optimiser, batch))
-        if (step + 1) % 10 == 0:
+        _prepare(run.network, step)
+        recent.append(train_step(run.network, run.optimiser, batch_of(pool, step, settings)))
+        run.done = step + 1
+        if run.done % 10 == 0:
             lungs, nodules = np.mean(recent[-30:], axis=0)
-            print(f"step {step + 1}/{steps}  lungs {lungs:.3f}  nodules {nodules:.3f}  {process_time():.0f} CPU s", flush=True)
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            save(network, out)
-            torch.save({"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}, checkpoint)
+            spent = run.spent_s + process_time()
+            print(f"step {run.done}/{steps}  lungs {lungs:.3f}  nodules {nodules:.3f}  {spent:.0f} CPU s", flush=True)
+        if run.done % 50 == 0 or run.done == steps:
+            _keep(run, out, checkpoint)
 
 
 def save(network: nn.Module, out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,17 @@ def test_one_tiny_batch_is_learnt() -> None:
     for _ in range(5):
         after = sum(train.train_step(network, optimiser, patch))
     assert after < 0.9 * before
+
+
+def test_the_recipe_gives_the_same_weights_again_also_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four steps in one go, and as two and two from the checkpoint: the same bytes. Coarse scans and small patches, for speed."""
+    monkeypatch.setattr(train, "draw", partial(draw, spacing_mm=(8.0, 6.0, 6.0)))
+    monkeypatch.setattr(train, "PATCH", (32, 32, 64))
+    train.train(tmp_path / "one", tmp_path / "one.checkpoint", 4)
+    train.train(tmp_path / "two", tmp_path / "two.checkpoint", 2)
+    assert (tmp_path / "two").read_bytes() != (tmp_path / "one").read_bytes()
+    train.train(tmp_path / "two", tmp_path / "two.checkpoint", 4)
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
 
 
 def test_a_mirrored_patch_renames_its_lungs() -> None:
