@@ -67,10 +67,12 @@ def overheard(settings: Settings) -> Iterator[list[bytes]]:
 
         thread = threading.Thread(target=listen, daemon=True)
         thread.start()
-        yield lines
-        stop.set()
-        client.ping()
-        thread.join(10)
+        try:
+            yield lines
+        finally:
+            stop.set()
+            client.ping()
+            thread.join(10)
 
 
 def test_a_whole_run_says_nothing_of_the_patient(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_a_whole_run_says_nothing_of_the_patient(tmp_path: Path) -> None:
                 assert send.store(site.settings, site.node, files).stored == len(files)
             ledger = open_ledger(site.settings)
             assert Follower(Console(quiet=True), ledger, truth.study_instance_uid).follow(240)["jobs"][0]["state"] == "WRITTEN"
-            assert [path.suffix for path in (site.settings.data_dir / "parcels").rglob("*.dcm")] == [".dcm", ".dcm"]
+            assert sorted(path.stem[3:] for path in (site.settings.data_dir / "parcels").rglob("*.dcm")) == ["gsps", "sc", "seg", "sr"]
         trail = list((site.settings.data_dir / "audit").glob("*.jsonl"))
         assert trail, "the run left no audit trail to search"
         text = [(str(path), path.read_bytes()) for path in [*tmp_path.glob("site/*.log"), *trail]]

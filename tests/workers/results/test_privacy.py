@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 SCRIPT = """
-import io, pydicom
+import contextlib, io, pydicom
 from dataclasses import replace
 from pydicom.uid import ExplicitVRLittleEndian
 from tests.workers.results import scans
+from workers import results
 from workers.results import compose, header
 
 if {planted}:
     header.donor = lambda source: source
+    results.quiet = contextlib.nullcontext
 ODD = {} if {planted} else dict(PatientBirthDate='born 1937', PatientAge='88 years')
 request = scans.request(PatientName="Zebediah", ReferringPhysicianName="Ottilie", **ODD)
 sources = []
