@@ -21,9 +21,13 @@ _NO_STUDY = frozenset(
 )  # fmt: skip
 # Not a data set of elements (MIME, XML) or a stream beside DIMSE (SMPTE ST 2110).
 _NOT_DIMSE = ("1.2.840.10008.1.2.6.", "1.2.840.10008.1.2.7.")
-_TRANSFER_SYNTAXES = frozenset(
-    uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax" and not uid.startswith(_NOT_DIMSE)
-) | {GE_PRIVATE}
+# JPEG XL and deflated frames: newer than pydicom's dictionary, which other packages add to as they are imported.
+_NEWER = frozenset({"1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112", "1.2.840.10008.1.2.8.1"})
+_TRANSFER_SYNTAXES = (
+    frozenset(uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax" and not uid.startswith(_NOT_DIMSE))
+    | _NEWER
+    | {GE_PRIVATE}
+)
 
 
 def is_uid(text: str) -> bool:

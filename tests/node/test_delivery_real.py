@@ -159,14 +159,14 @@ def test_storescp_stores_our_bytes(ledger: Ledger, storescp: tuple[Peer, Path]) 
     assert kept == {entry.sop_instance_uid: data_set_of(ledger.data_dir / entry.path) for entry in parcel.objects}
 
 
-def test_a_class_that_storescp_does_not_know_fails_with_its_name(ledger: Ledger, storescp: tuple[Peer, Path]) -> None:
-    """DCMTK 3.6.7 has no label map segmentation: nothing is sent, the reason names it."""
+def test_a_class_that_storescp_does_not_know_is_named_and_nothing_is_sent(ledger: Ledger, storescp: tuple[Peer, Path]) -> None:
+    """DCMTK 3.6.7 has no label map segmentation: the reason names it, and the fallback profile is asked for."""
     peer, folder = storescp
     parcel = written(ledger)
     claim = claim_of(ledger, parcel)
     objects = (parcel.objects[0], replace(parcel.objects[1], sop_class_uid=LABEL_MAP))
     deliver.send(settings_for(ledger, peer), ledger, replace(claim, parcel=replace(parcel, objects=objects)))
-    failed = state_of(ledger, parcel)
-    assert failed.state is DeliveryState.FAILED
-    assert LABEL_MAP in (failed.reason or "")
+    refused = state_of(ledger, parcel)
+    assert (refused.state, refused.wants_profile) == (DeliveryState.PENDING, "basic")
+    assert LABEL_MAP in refused.refusals[-1]["reason"]
     assert list(folder.iterdir()) == []
