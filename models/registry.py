@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from models.card import BadCard, ShelvedCard, WeightsFile, runtime_of
 from models.vocabulary import Model
@@ -42,6 +45,19 @@ def weights(shelved: ShelvedCard, names: tuple[str, ...]) -> Mapping[str, bytes]
         if found != files[name].sha256:
             raise BadCard(f"{card}: runtime.files.{name}: {path} has sha256 {found}, the card says {files[name].sha256}")
     return content
+
+
+@contextmanager
+def options_at_fault(shelved: ShelvedCard) -> Iterator[None]:
+    """Turn what a runtime finds wrong with its options into BadCard, naming card and key."""
+    where = shelved.folder / "card.toml"
+    try:
+        yield
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
+        raise BadCard(f"{where}: runtime.options: {faults}") from None
+    except ValueError as error:
+        raise BadCard(f"{where}: runtime.options: {error}") from None
 
 
 def _place(shelved: ShelvedCard, name: str, file: WeightsFile) -> Path:

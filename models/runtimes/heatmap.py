@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from models import detector, network, registry, transforms
-from models.card import BadCard, Card, ShelvedCard
+from models.card import Card, ShelvedCard
 from models.vocabulary import Finding, Prediction, Progress, Unfit, Volume
 
 UPRIGHT = "SPL"
@@ -37,18 +37,12 @@ class Options(BaseModel):
 
 def load(shelved: ShelvedCard, device: str) -> Heatmap:
     """Build the network, fill it with the checked weights, and prove that it fits the card; raises BadCard."""
-    where = shelved.folder / "card.toml"
-    try:
+    with registry.options_at_fault(shelved):
         options = Options.model_validate(shelved.card.runtime.options)
         _agree(shelved.card, options)
         content = registry.weights(shelved, ("weights",))["weights"]
         built = network.build(options.network, options.arguments, options.size, len(shelved.card.output.labels))
         network.fill(built, content)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
-        raise BadCard(f"{where}: runtime.options: {faults}") from None
-    except ValueError as error:
-        raise BadCard(f"{where}: runtime.options: {error}") from None
     return Heatmap(shelved.card, options, built.to(device).eval())
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models import detector, network, registry, segmenter
-from models.card import BadCard, Card, ShelvedCard
+from models.card import Card, ShelvedCard
 from models.vocabulary import Finding, Prediction, Progress, Unfit, Volume
 
 
@@ -76,17 +76,11 @@ class Options(_Part):
 
 def load(shelved: ShelvedCard, device: str) -> StateDict:
     """Build the network, fill it with the checked weights, and prove that it fits the card; raises BadCard."""
-    where = shelved.folder / "card.toml"
-    try:
+    with registry.options_at_fault(shelved):
         options = Options.model_validate(shelved.card.runtime.options)
         _agree(shelved.card, options)
         content = registry.weights(shelved, ("weights",))["weights"]
         built = _network(options, content)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
-        raise BadCard(f"{where}: runtime.options: {faults}") from None
-    except ValueError as error:
-        raise BadCard(f"{where}: runtime.options: {error}") from None
     return StateDict(shelved.card, options, built.to(device).eval())
 
 
