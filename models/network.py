@@ -9,6 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
+from models.execution import PLAIN, Execution
+
 
 def build(name: str, arguments: Mapping[str, Any], window: Sequence[int], channels: int) -> torch.nn.Module:
     """Build the network; raises ValueError unless it makes of one channel of a window that many channels of the same size."""
@@ -36,10 +38,9 @@ def fill(network: torch.nn.Module, content: bytes) -> None:
         raise ValueError(f"the weights do not fit the network: {str(error).splitlines()[0]}") from None
 
 
-def variant(runtime: str, network: torch.nn.Module) -> dict[str, str]:
+def variant(runtime: str, network: torch.nn.Module, execution: Execution = PLAIN) -> dict[str, str]:
     """Say what makes a prediction."""
     import monai  # noqa: PLC0415 -- takes seconds to import, and workers fork before
 
     device = next(network.parameters()).device.type
-    return {"runtime": runtime, "device": device, "precision": "float32", "batch": "1",
-            "torch": str(torch.__version__), "monai": str(monai.__version__)}  # fmt: skip
+    return {"runtime": runtime, "device": device, **execution.facts(), "torch": str(torch.__version__), "monai": str(monai.__version__)}

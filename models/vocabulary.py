@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.execution import PLAIN, Execution, Need
+
 Triple = tuple[float, float, float]
 Progress = Callable[[float], None]
 
@@ -189,6 +191,10 @@ class Prediction:
 class Model(Protocol):
     """A loaded model, warm on its device."""
 
-    def predict(self, volumes: Mapping[str, Volume], progress: Progress) -> Prediction:
+    def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
+        """Estimate, without running anything, what predicting volumes on these grids (one a role) would take."""
+        ...
+
+    def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
         """Analyse one volume a role; raises Unfit. `progress` takes 0..1."""
         ...

@@ -8,6 +8,7 @@ Ref: Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -21,7 +22,8 @@ from scipy import ndimage
 
 from models import registry, transforms
 from models.card import BadCard, ShelvedCard
-from models.vocabulary import Prediction, Progress, Unfit, Volume
+from models.execution import PLAIN, Execution, Need
+from models.vocabulary import Grid, Prediction, Progress, Unfit, Volume
 
 ORIENTATION = "RAS"
 HEAD_SHAPE = (128, 128, 128)
@@ -71,7 +73,12 @@ class Deepbet:
         self._networks = networks
         self._device = device
 
-    def predict(self, volumes: Mapping[str, Volume], progress: Progress) -> Prediction:
+    def need(self, grids: Mapping[str, Grid], _execution: Execution) -> Need:
+        """Estimate fifty channels of the larger network's box, and the head four times."""
+        head = math.prod(grids[self._card.reference_role].shape)
+        return Need(device=200 * math.prod(BOX_SHAPE) + 16 * head, host=16 * head)
+
+    def predict(self, volumes: Mapping[str, Volume], progress: Progress, _execution: Execution = PLAIN) -> Prediction:
         """Mask the brain of a T1 head; raises Unfit where there is none of a plausible size."""
         volume = volumes[self._card.reference_role]
         turning = transforms.turning(volume.grid, ORIENTATION)

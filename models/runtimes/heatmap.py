@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models import detector, network, registry, transforms
 from models.card import Card, ShelvedCard
-from models.vocabulary import Finding, Prediction, Progress, Unfit, Volume
+from models.execution import PLAIN, Execution, Need
+from models.vocabulary import Finding, Grid, Prediction, Progress, Unfit, Volume
 
 UPRIGHT = "SPL"
 """The orientation of a picture's own grid, so that nothing is turned: rows downwards, columns to the right."""
@@ -64,7 +66,12 @@ class Heatmap:
         self._options = options
         self._network = built
 
-    def predict(self, volumes: Mapping[str, Volume], progress: Progress) -> Prediction:
+    def need(self, grids: Mapping[str, Grid], _execution: Execution) -> Need:
+        """Estimate the network's own work on one picture as a hundred channels of it, and the picture."""
+        rows, columns = self._options.size
+        return Need(device=400 * rows * columns, host=8 * math.prod(grids[self._card.reference_role].shape))
+
+    def predict(self, volumes: Mapping[str, Volume], progress: Progress, _execution: Execution = PLAIN) -> Prediction:
         """Box findings on one radiograph; raises Unfit for anything else."""
         volume = volumes[self._card.reference_role]
         if not volume.grid.is_projection:

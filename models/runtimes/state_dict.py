@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models import detector, network, registry, segmenter
+from models import detector, network, registry, segmenter, transforms
 from models.card import Card, ShelvedCard
-from models.vocabulary import Finding, Prediction, Progress, Unfit, Volume
+from models.execution import PLAIN, Execution, Need
+from models.vocabulary import Finding, Grid, Prediction, Progress, Unfit, Volume
 
 
 class _Part(BaseModel):
@@ -130,7 +132,14 @@ class StateDict:
             overlap=options.overlap,
         )
 
-    def predict(self, volumes: Mapping[str, Volume], progress: Progress) -> Prediction:
+    def need(self, grids: Mapping[str, Grid], _execution: Execution) -> Need:
+        """Estimate the scores of the whole volume twice (their sum and its softmax), and the volume itself."""
+        grid = grids[self._card.reference_role]
+        plan = transforms.resampling(grid, self._options.orientation, self._options.spacing_mm)
+        voxels, classes = math.prod(plan.model.shape), len(self._options.organ_channels) + bool(self._options.findings)
+        return Need(device=4 * voxels * (2 * classes + 2), host=4 * math.prod(grid.shape))
+
+    def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
         """Label organs and mark findings; raises Unfit where the series does not show what the model needs."""
         volume = volumes[self._card.reference_role]
         if volume.modality == "CT" and volume.unit != "HU":
@@ -148,7 +157,7 @@ class StateDict:
                 probability = torch.sigmoid(scores[self._options.findings.channel])
                 instances, findings = detector.find(probability, plan, labels, self._options.findings.rule)
         progress(1.0)
-        return Prediction(grid=volume.grid, labels=labels, instances=instances, findings=findings, variant=self._variant())
+        return Prediction(grid=volume.grid, labels=labels, instances=instances, findings=findings, variant=self._variant(execution))
 
-    def _variant(self) -> dict[str, str]:
-        return network.variant("state-dict", self._network)
+    def _variant(self, execution: Execution) -> dict[str, str]:
+        return network.variant("state-dict", self._network, execution)
