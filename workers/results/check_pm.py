@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from node.errors import Refused
+from workers.results.check_place import check_planes, slice_of
 from workers.results.request import ComposeRequest
 
-PLACE_MM = 1e-3
 PROBABILITY = ("122157", "DCM")
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
@@ -53,21 +53,13 @@ def _mapping(entry: Dataset, finding: tuple[str, str]) -> tuple[float, float]:
 
 
 def _check_plane(request: ComposeRequest, entry: Dataset) -> None:
-    """Compare frame of reference, orientation and spacing with the grid, in millimetres of the farthest corner."""
+    """Compare frame of reference, orientation and spacing with the images', in millimetres of the farthest corner."""
     grid, shared = request.prediction.grid, entry.SharedFunctionalGroupsSequence[0]
     if entry.FrameOfReferenceUID != request.sources[0].FrameOfReferenceUID:
         raise Refused("a parametric map lies in another frame of reference than the images")
     if (entry.Rows, entry.Columns) != grid.shape[1:] or int(entry.NumberOfFrames) != len(request.sources) != grid.shape[0]:
         raise Refused("a parametric map is not on the images' grid")
-    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
-    measures = shared.PixelMeasuresSequence[0]
-    spacing = np.array(measures.PixelSpacing, dtype=float)
-    # x grows along the row's direction by the distance between columns, the second spacing. Ref: PS3.3 C.7.6.2.1.1
-    off_x = (grid.affine[:3, 2] - orientation[:3] * spacing[1]) * grid.shape[2]
-    off_y = (grid.affine[:3, 1] - orientation[3:] * spacing[0]) * grid.shape[1]
-    off_z = float(measures.SpacingBetweenSlices) - grid.between_planes_mm
-    if max(np.abs(off_x).max(), np.abs(off_y).max(), abs(off_z)) > PLACE_MM:
-        raise Refused("a parametric map's orientation or spacing is not that of the images")
+    check_planes(request, shared, "parametric map")
 
 
 def _check_references(request: ComposeRequest, entry: Dataset) -> None:
@@ -92,7 +84,7 @@ def _check_frames(request: ComposeRequest, entry: Dataset, wanted: NDArray[np.ui
         raise Refused("a parametric map has not one description for each frame, or its pixel data is short")
     taken = set()
     for frame, group in enumerate(groups):
-        index = _slice_of(request, group)
+        index = slice_of(request, group, "parametric map")
         taken.add(index)
         stored: NDArray[Any] = np.frombuffer(entry.PixelData, "<u2", count=size, offset=2 * frame * size).reshape(wanted.shape[1:])
         # Half a step of 1/255 would already be another probability.
@@ -100,18 +92,3 @@ def _check_frames(request: ComposeRequest, entry: Dataset, wanted: NDArray[np.ui
             raise Refused("a parametric map does not hold the probabilities that the model gave")
     if len(taken) != count:
         raise Refused("two frames of a parametric map lie on one image")
-
-
-def _slice_of(request: ComposeRequest, group: Dataset) -> int:
-    """Find the slice a frame lies on by its position alone, and compare with the source it names."""
-    grid = request.prediction.grid
-    position = np.array([group.PlanePositionSequence[0].ImagePositionPatient], dtype=float)
-    index = round(float(grid.to_index(position)[0, 0]))
-    if not 0 <= index < grid.shape[0] or np.abs(grid.to_world_mm(np.array([[index, 0.0, 0.0]])) - position).max() > PLACE_MM:
-        raise Refused("a frame of a parametric map lies on none of the images")
-    images = [item for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
-    derived = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.get("ReferencedFrameNumber")) for item in images]
-    source = request.sources[index]
-    if derived != [(source.SOPClassUID, source.SOPInstanceUID, request.frame(index))]:
-        raise Refused("a frame of a parametric map names another source image than the one it lies on")
-    return index

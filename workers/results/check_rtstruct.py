@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from node.errors import Refused
+from workers.results.check_place import on_image
 from workers.results.marks import Mark, marks
 from workers.results.request import ComposeRequest
 
-PLACE_MM = 1e-3
 Mask = NDArray[np.bool_]
 
 
@@ -78,16 +78,11 @@ def _check_lines(request: ComposeRequest, drawn: Dataset, mark: Mark) -> None:
 
 def _lines(request: ComposeRequest, drawn: Dataset) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Give each line's slice and its points as (row, column), counted from the first pixel's corner."""
-    grid = request.prediction.grid
     for line in drawn.ContourSequence:
         points_mm = np.array(line.ContourData, dtype=float).reshape(-1, 3)
         if line.ContourGeometricType != "CLOSED_PLANAR" or len(points_mm) != int(line.NumberOfContourPoints) or len(points_mm) < 4:
             raise Refused("a line of the structure set is not closed, or has another number of points than it says")
-        places = grid.to_index(points_mm)
-        index = round(float(places[:, 0].mean()))
-        flat_mm = grid.to_world_mm(np.column_stack([np.full(len(places), float(index)), places[:, 1:]]))
-        if not 0 <= index < grid.shape[0] or not np.abs(flat_mm - points_mm).max() <= PLACE_MM:
-            raise Refused("a line of the structure set lies on none of the images")
+        index, places = on_image(request, points_mm)
         source = request.sources[index]
         named = [
             (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.get("ReferencedFrameNumber"))
@@ -95,7 +90,7 @@ def _lines(request: ComposeRequest, drawn: Dataset) -> Iterator[tuple[int, NDArr
         ]
         if named != [(source.SOPClassUID, source.SOPInstanceUID, request.frame(index))]:
             raise Refused("a line of the structure set names another image than the one it lies on")
-        yield index, places[:, 1:] + 0.5
+        yield index, places + 0.5
 
 
 def _filled(points: NDArray[np.float64], shape: tuple[int, ...]) -> Mask:

@@ -16,16 +16,14 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
-from models.vocabulary import Grid, Prediction
+from models.vocabulary import Prediction
 from node.errors import Refused
+from workers.results.check_place import check_planes, slice_of
 from workers.results.marks import Mark, marks
 from workers.results.request import ComposeRequest
 
-PLACE_MM = 1e-3
-ROUNDED_MM = 0.15
 SYNTAXES = {"explicit": "1.2.840.10008.1.2.1", "rle": "1.2.840.10008.1.2.5", "jpeg-ls": "1.2.840.10008.1.2.4.80"}
 Mask = NDArray[np.bool_]
-Vector = NDArray[np.float64]
 Masks = Mapping[int, Callable[[], NDArray[np.bool_]]]
 """By slice index, what decodes the mask there."""
 
@@ -77,50 +75,7 @@ def _check_geometry(request: ComposeRequest, seg: Dataset) -> None:
         return
     if seg.FrameOfReferenceUID != first.FrameOfReferenceUID:
         raise Refused("the SEG lies in another frame of reference than the images")
-    _check_plane(request, seg)
-    _check_order(request, seg)
-
-
-def _check_plane(request: ComposeRequest, seg: Dataset) -> None:
-    """Compare how far the SEG's rows and columns reach with the first image's, and that with the grid."""
-    shared, grid, first = seg.SharedFunctionalGroupsSequence[0], request.prediction.grid, request.sources[0]
-    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
-    ours = _reach(np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float), spacing, grid)
-    pixel = np.array(first.PixelSpacing, dtype=float)
-    theirs = _reach(np.array(first.ImageOrientationPatient, dtype=float), pixel, grid)
-    if np.abs(ours - theirs).max() > PLACE_MM:
-        raise Refused("the SEG's orientation or spacing is not that of the images")
-    # Headers round direction cosines, the grid's axes are of length 1: no more than half a pixel in the farthest corner.
-    if np.abs(theirs - grid.affine[:3, [2, 1]].T * [[grid.shape[2]], [grid.shape[1]]]).max() > pixel.min() / 2:
-        raise Refused("the prediction's grid is not that of the images")
-
-
-def _reach(orientation: Vector, spacing: Vector, grid: Grid) -> Vector:
-    """Give the two edges of a picture as vectors in mm.
-
-    x grows along the row's direction by the distance between columns, the second spacing. Ref: PS3.3 C.7.6.2.1.1
-    """
-    return np.array([orientation[:3] * spacing[1] * grid.shape[2], orientation[3:] * spacing[0] * grid.shape[1]])
-
-
-def _check_order(request: ComposeRequest, seg: Dataset) -> None:
-    """Look that the images are the volume's slices, and that a distance between slices is claimed only where it is one.
-
-    Writers that round positions to 0.1 mm put slices up to 0.05 mm off their even places, in each of three directions.
-    """
-    affine = request.prediction.grid.affine
-    step_mm = float(np.linalg.norm(affine[:3, 0]))
-    places = np.array([source.ImagePositionPatient for source in request.sources], dtype=float)
-    even = affine[:3, 3] + np.arange(len(places))[:, None] * affine[:3, 0]
-    if np.abs(places - even).max() > min(max(ROUNDED_MM, 0.03 * step_mm), 0.4 * step_mm):
-        raise Refused("the source images are not in the order of the volume's slices")
-    normal = np.cross(affine[:3, 2], affine[:3, 1])
-    normal /= np.linalg.norm(normal)
-    apart = abs(float(affine[:3, 0] @ normal))
-    uneven = bool((np.abs(np.abs(np.diff(places @ normal)) - apart) > PLACE_MM).any())
-    told = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].get("SpacingBetweenSlices")
-    if uneven != (told is None) or (told is not None and abs(float(told) - apart) > PLACE_MM):
-        raise Refused("the SEG's slice spacing is not that of the images")
+    check_planes(request, seg.SharedFunctionalGroupsSequence[0], "SEG")
 
 
 def _check_projection(request: ComposeRequest, seg: Dataset) -> None:
@@ -222,7 +177,7 @@ def _masks(request: ComposeRequest, seg: Dataset) -> dict[int, dict[int, Callabl
     groups = seg.PerFrameFunctionalGroupsSequence
     if len(groups) != int(seg.NumberOfFrames):
         raise Refused("the SEG has not one description for each frame")
-    places = _once_each(groups, ("PlanePositionSequence", "DerivationImageSequence"), partial(_slice_of, request))
+    places = _once_each(groups, ("PlanePositionSequence", "DerivationImageSequence"), partial(slice_of, request, what="SEG"))
     if seg.SegmentationType == "LABELMAP":
         return _masks_of_labelmap(request, seg, places)
     shared = seg.SharedFunctionalGroupsSequence[0]
@@ -254,29 +209,6 @@ def _bytes(group: Dataset, keyword: str) -> bytes | None:
     """Give an element as it was read, None where it is absent or not in that form any more."""
     element = group.get_item(keyword) if keyword in group else None
     return element.value if isinstance(element, RawDataElement) else None
-
-
-def _slice_of(request: ComposeRequest, group: Dataset) -> int:
-    """Find the slice a frame lies on by its position alone, and compare with the source it names."""
-    grid = request.prediction.grid
-    index = 0 if grid.is_projection else _place_of(request, group.PlanePositionSequence[0])
-    images = [item for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
-    derived = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.get("ReferencedFrameNumber")) for item in images]
-    source = request.sources[index]
-    if derived != [(source.SOPClassUID, source.SOPInstanceUID, request.frame(index))]:
-        raise Refused("a frame of the SEG names another source image than the one it lies on")
-    return index
-
-
-def _place_of(request: ComposeRequest, plane: Dataset) -> int:
-    grid, position = request.prediction.grid, np.array([plane.ImagePositionPatient], dtype=float)
-    index = round(float(grid.to_index(position)[0, 0]))
-    if (
-        not 0 <= index < grid.shape[0]
-        or np.abs(position - np.array(request.sources[index].ImagePositionPatient, dtype=float)).max() > PLACE_MM
-    ):
-        raise Refused("a frame of the SEG lies on none of the images")
-    return index
 
 
 def _number_of(shared: Dataset, group: Dataset) -> int:

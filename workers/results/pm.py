@@ -16,9 +16,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from models.card import LabelPart
 from node.errors import Refused
 from node.profiles import Kind
-from workers.results import groups, header, references, wording
+from workers.results import groups, header, placement, references, wording
 from workers.results.identity import object_uid
-from workers.results.request import ComposeRequest, Draft
+from workers.results.request import Draft
 
 KIND: Kind = "pm"
 STEPS = 255
@@ -60,14 +60,14 @@ def _build(draft: Draft, part: LabelPart, number: int) -> Dataset:
         real_world_value_mappings=[_mapping(part)],
         voi_lut_transformations=[VOILUTTransformation(window_center=(STEPS + 1) / 2, window_width=STEPS + 1)],
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        pixel_measures=_pixel_measures(request),
+        pixel_measures=placement.pixel_measures(request),
         content_label=wording.content_label(request),
         content_description=f"Probability of {part.label}"[:64],
         series_description=wording.series_description(request, KIND, told),
         contributing_equipment=header.equipment(request),
         specific_character_set=None,
     )
-    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(request)
+    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = placement.pixel_measures(request)
     references.put_right(request, dataset)
     dataset.BurnedInAnnotation = "NO"
     dataset.Laterality = request.sources[0].get("Laterality")  # type 2C: paired body parts. Ref: PS3.3 C.7.3.1
@@ -88,13 +88,3 @@ def _mapping(part: LabelPart) -> RealWorldValueMapping:
     )
     mapping.QuantityDefinitionSequence.append(highdicom.sr.CodeContentItem(name=codes.DCM.Finding, value=groups.coded(part.type)))
     return mapping
-
-
-def _pixel_measures(request: ComposeRequest) -> highdicom.PixelMeasuresSequence:
-    """Take spacing from the headers, the distance between slices from the grid: a header's own is often wrong."""
-    first, between_mm = request.sources[0], request.prediction.grid.between_planes_mm
-    return highdicom.PixelMeasuresSequence(
-        pixel_spacing=[float(value) for value in first.PixelSpacing],
-        slice_thickness=float(first.get("SliceThickness") or between_mm),
-        spacing_between_slices=float(f"{between_mm:.9g}"),
-    )

@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
 from models.card import CodedConcept
 from node.profiles import Kind
-from workers.results import contours, header, references, wording
+from workers.results import contours, header, placement, references, wording
 from workers.results.identity import object_uid
 from workers.results.request import ComposeRequest, Draft
 from workers.results.segments import Segment, mask
@@ -120,12 +120,12 @@ def _drawn(request: ComposeRequest, segment: Segment, number: int) -> Dataset:
 def _on_image(request: ComposeRequest, plane: contours.Mask, index: int) -> Iterator[Dataset]:
     """Give the lines on one image in LPS mm: the corner of pixels (r, c) lies half a pixel before the centre of pixel (r, c)."""
     for line in contours.lines(plane):
-        places = np.column_stack([np.full(len(line), float(index)), line[:, 1] - 0.5, line[:, 0] - 0.5])
+        corners_mm = placement.on_image(request, index, line[:, ::-1].astype(float) - 0.5)
         item = Dataset()
         item.ContourImageSequence = Items([_image(request, index)])
         item.ContourGeometricType = "CLOSED_PLANAR"
         item.NumberOfContourPoints = len(line)
-        item.ContourData = [_decimal(value) for value in request.prediction.grid.to_world_mm(places).ravel().tolist()]
+        item.ContourData = [_decimal(value) for value in corners_mm.ravel().tolist()]
         yield item
 
 

@@ -19,14 +19,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from models.card import CodedConcept, LabelPart
 from node.profiles import Kind
-from workers.results import header, packing, references, seg_frames, wording
+from workers.results import header, packing, placement, references, seg_frames, wording
 from workers.results.arrangement import binary
 from workers.results.identity import object_uid
 from workers.results.request import ComposeRequest, Draft
 from workers.results.segments import Segment, mask_on
 
 KIND: Kind = "seg"
-EVEN_MM = 1e-3
 ALGORITHM_FAMILY = PydicomCode("123110", "DCM", "Artificial Intelligence")
 
 
@@ -70,7 +69,7 @@ def _of_one_frame(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dat
         # A radiograph's frame of reference places nothing, and its SEG's frames lie on the picture alone. Ref: PS3.3 Table A.51-2
         first = _without_place(first)
     elif "SliceThickness" not in first:
-        first.SliceThickness = request.prediction.grid.between_planes_mm  # highdicom asks, and `_pixel_measures` answers
+        first.SliceThickness = request.prediction.grid.between_planes_mm  # highdicom asks, and `placement` answers
     pixels = np.zeros((1, *request.prediction.grid.shape[1:]), np.uint8 if len(segments) < 256 else np.uint16)
     pixels[0, 0, 0] = 1
     series = wording.seg_description(request, segments)
@@ -88,7 +87,7 @@ def _of_one_frame(request: ComposeRequest, segments: tuple[Segment, ...]) -> Dat
         software_versions=header.software_versions(request),  # type: ignore[arg-type]  # pydicom takes a list only
         device_serial_number=request.settings.installation_id,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        pixel_measures=None if request.prediction.grid.is_projection else _pixel_measures(request),
+        pixel_measures=None if request.prediction.grid.is_projection else placement.pixel_measures(request),
         content_label=wording.content_label(request),
         content_description=series,
         series_description=series,
@@ -169,33 +168,10 @@ def _place(request: ComposeRequest, dataset: Dataset, slices: Sequence[int]) -> 
             shared.PixelMeasuresSequence = [measures]
         return
     # highdicom takes the source's own measures, wrong distances included, where the pixel spacing is the same.
-    shared.PixelMeasuresSequence = _pixel_measures(request)
+    shared.PixelMeasuresSequence = placement.pixel_measures(request)
     one = dataset.SegmentationType == "LABELMAP" or len(dataset.SegmentSequence) == 1
-    if one and len(slices) > 1 and max(slices) - min(slices) == len(slices) - 1 and _even(request):
+    if one and len(slices) > 1 and max(slices) - min(slices) == len(slices) - 1 and placement.is_even(request):
         dataset.DimensionOrganizationType = "3D"
-
-
-def _pixel_measures(request: ComposeRequest) -> highdicom.PixelMeasuresSequence:
-    """Take spacing from the headers, the distance between slices from the grid: a header's own is often wrong.
-
-    None is claimed where the images lie unevenly; each frame has the place of its image.
-    Where a gantry leaned it is the distance along the normal, less than that of the slices' corners. Ref: PS3.3 C.7.6.16.2.1
-    """
-    first = request.sources[0]
-    between_mm = request.prediction.grid.between_planes_mm
-    return highdicom.PixelMeasuresSequence(
-        pixel_spacing=[float(value) for value in first.PixelSpacing],
-        slice_thickness=float(first.get("SliceThickness") or between_mm),
-        spacing_between_slices=float(f"{between_mm:.9g}") if _even(request) else None,
-    )
-
-
-def _even(request: ComposeRequest) -> bool:
-    """Tell whether all images lie equally far apart along their normal, to a thousandth of a millimetre."""
-    grid = request.prediction.grid
-    normal = np.cross(np.asarray(grid.axes[2], dtype=float), np.asarray(grid.axes[1], dtype=float))
-    places_mm = np.array([source.ImagePositionPatient for source in request.sources], dtype=float) @ (normal / np.linalg.norm(normal))
-    return bool((np.abs(np.abs(np.diff(places_mm)) - grid.between_planes_mm) <= EVEN_MM).all())
 
 
 def _description(request: ComposeRequest, segment: Segment) -> SegmentDescription:
