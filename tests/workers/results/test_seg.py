@@ -26,7 +26,7 @@ from tests.servers import require
 from tests.workers.results import scans
 from tests.workers.results.scans import Scan
 from workers.radiographs import grid
-from workers.results import ComposeRequest, compose, header, seg
+from workers.results import ComposeRequest, compose, header, placement, seg
 from workers.results.arrangement import arranged
 from workers.results.segments import mask, plan
 
@@ -72,7 +72,7 @@ def by_highdicom(request: ComposeRequest, *, binary: bool) -> Dataset:
         specific_character_set=None,
     )
     dataset.BurnedInAnnotation, dataset.ContentCreatorName = "NO", None
-    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = seg._pixel_measures(request)  # not the headers', often wrong
+    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = placement.pixel_measures(request)  # not the headers', often wrong
     header.finish(dataset, request, "seg")
     return pydicom.dcmread(BytesIO(header.encode(dataset, "seg").dataset_bytes))
 
