@@ -1,0 +1,164 @@
+"""What can be read from the files of a model that a site brings: a card's draft, and what a human must still say.
+
+Each module here reads one format: `recognise(path) -> bool` tells whether a file or folder is of it, cheaply and without an
+error; `draft(path) -> Draft` reads it, raising BadCard. Nothing that is read is ever run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from models import keys
+from models.card import BadCard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """One key of the card that no file can tell.
+
+    key   dotted as models.keys reads it: "model.licence", "inputs.ct.accept.modality", "output.labels.3.type"
+    what  what to write there, with an example
+    why   what it is for
+    """
+
+    key: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One file that goes into the model's folder and is pinned in the card by its hash.
+
+    path     where it lies now
+    place    where it will lie, relative to the model's folder, with slashes
+    pickled  a checkpoint whose tensors are written as safetensors instead (models.conversion), so `place` ends in .safetensors
+    """
+
+    path: Path
+    place: str
+    pickled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a format's module could read.
+
+    card     the card's tables as plain data, as TOML would give them, with what was read and nothing that was guessed;
+             without runtime.files, which is made of `files`
+    missing  what this format needs beyond the keys that every card needs (`wanting`)
+    files    by the name they get in runtime.files
+    notes    sentences for the human: what was read from where, what could not be honoured
+    """
+
+    format: str
+    card: Mapping[str, Any]
+    files: Mapping[str, Source]
+    missing: tuple[Missing, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def formats() -> tuple[str, ...]:
+    """Name the formats that can be read, as modules of this folder."""
+    return tuple(sorted(entry.name for entry in pkgutil.iter_modules(__path__)))
+
+
+def inspect(path: Path) -> Draft:
+    """Read a file or folder that a site brings; raises BadCard where it is of no format, or of several.
+
+    The draft's `missing` is all that a human must say, the keys of every card first.
+    """
+    if not path.exists():
+        raise BadCard(f"{path}: there is no such file or folder")
+    readers = {name: importlib.import_module(f"{__name__}.{name}") for name in formats()}
+    fits = [name for name, reader in readers.items() if reader.recognise(path)]
+    if not fits:
+        raise BadCard(
+            f"{path}: of no format this node reads ({', '.join(formats()).replace('_', '-')}); give the model's own folder or file"
+        )
+    if len(fits) > 1:
+        raise BadCard(f"{path}: may be {' or '.join(fits)}; give the one file or folder that is the model")
+    draft: Draft = readers[fits[0]].draft(path)
+    special = {entry.key: entry for entry in draft.missing}
+    general = [entry for entry in wanting(draft.card) if entry.key not in special]
+    return replace(draft, missing=(*general, *special.values()))
+
+
+EVERY = (
+    Missing(key="model.name", what='a-z, 0-9 and hyphens, at most 32: "liver-ct"', why="rules and results name the model by it"),
+    Missing(key="model.version", what='at most 16 characters: "1.0"', why="results carry it"),
+    Missing(key="model.title", what='at most 32 characters: "Liver on CT"', why="a radiologist reads it beside every result"),
+    Missing(key="model.licence", what='of network and weights: "Apache-2.0"', why="whether a hospital may use it"),
+    Missing(key="model.intended_use", what="one sentence: what it marks, on which images, for whom", why="every report carries it"),
+    Missing(key="model.limits", what='sentences: ["Not for children."]', why="nobody may take a result for more than it is"),
+    Missing(
+        key="output.kind",
+        what='"labels" (classes exclude each other), "masks" (they may overlap), "boxes" or "scores"',
+        why="how results are written",
+    ),
+    Missing(
+        key="output.inverse",
+        what='"scores-linear", "labels-nearest" or "runtime"',
+        why="how classes return to the voxels of the images",
+    ),
+)
+ACCEPT = (
+    Missing(key="modality", what='["CT"]', why="which series it is given"),
+    Missing(
+        key="region",
+        what='["abdomen", "unknown"]; "unknown" also takes series whose header does not tell',
+        why="else it is run on every part of the body",
+    ),
+)
+LABEL = (
+    Missing(key="label", what='at most 48 characters: "Liver"', why="the segment's name in the viewer"),
+    Missing(key="kind", what='"organ" or "finding"', why='of findings "nothing found" is reported, and each is numbered'),
+    Missing(
+        key="category",
+        what='{ scheme = "SCT", value = "91723000", meaning = "Anatomical Structure" }',
+        why="viewers and archives sort segments by it",
+    ),
+    Missing(
+        key="type",
+        what='{ scheme = "SCT", value = "10200004", meaning = "Liver" }',
+        why="what it is, for machines: a wrong code is a wrong result",
+    ),
+)
+
+
+WINDOWED = (
+    Missing(key="runtime.options.spacing_mm", what="[z, y, x]: [1.5, 1.5, 1.5]", why="the network has learnt at this spacing"),
+    Missing(
+        key="runtime.options.orientation",
+        what='where z, y and x indices grow, as three of L R P A S I: "SPL"',
+        why="the network has learnt in this orientation",
+    ),
+    Missing(
+        key="runtime.options.intensity",
+        what="the input values that become 0 and 1: { low = -1000.0, high = 400.0 }",
+        why="the network has learnt on such values",
+    ),
+    Missing(key="runtime.options.window", what="[z, y, x] voxels: [96, 96, 96]", why="how much it sees at once"),
+    Missing(key="runtime.options.overlap", what="of neighbouring windows, 0 to 1: 0.25", why="seams against time"),
+)
+"""What a network alone does not tell: how its input is made."""
+
+
+def wanting(card: Mapping[str, Any]) -> tuple[Missing, ...]:
+    """List the keys that every card needs and this one has not."""
+    wanted = list(EVERY)
+    inputs, labels = keys.value(card, "inputs"), keys.value(card, "output.labels")
+    if not inputs:
+        wanted.append(Missing(key="inputs", what='[[inputs]] with role = "ct", reference = true', why="which series it is given"))
+    for part in inputs or ():
+        wanted += [replace(entry, key=f"inputs.{part['role']}.accept.{entry.key}") for entry in ACCEPT]
+    if not labels:
+        wanted.append(Missing(key="output.labels", what="[[output.labels]], one a class, index from 1", why="what the classes are"))
+    for part in labels or ():
+        wanted += [replace(entry, key=f"output.labels.{part['index']}.{entry.key}") for entry in LABEL]
+    return tuple(entry for entry in wanted if keys.value(card, entry.key) is None)
