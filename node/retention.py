@@ -1,7 +1,8 @@
 """What is removed, and when: images, work files and parcels whose work has ended, and the rows of images long gone.
 
 `sweep` keeps to the days of the settings; `relieve` makes room when the disk fills, in the settings' order, oldest first.
-Unfinished work is never evicted: a study that is received, held, analysed or sent keeps its images. States, reasons, job ids
+Unfinished work is never evicted: a study that is received, held, analysed or sent keeps its images, and so does every study while
+what was acknowledged waits for the index. States, reasons, job ids
 and the UIDs of results stay for good, so that a study sent again makes no second result.
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 from node import audit, ending, journal, keeping
 from node.ending import Ended
 from node.errors import Refused, Retryable
-from node.ledger import Ledger, instances, removal
+from node.ledger import Ledger, instances, presence, removal
 from node.ledger.removal import EndedJob
 from node.settings import Settings
 from node.spool import read_instance
@@ -36,8 +38,9 @@ SCANT_BYTES = 8 * 1024**2
 def sweep(settings: Settings, ledger: Ledger) -> None:
     """Remove what is due. Idempotent; several processes may sweep at once."""
     now, days = ledger.clock(), settings.retention
+    heard = _heard_until(settings, ledger)
     for ended in ended_studies(ledger):
-        before = now - days.images_days[ended.ending] * DAY_S
+        before = min(now - days.images_days[ended.ending] * DAY_S, heard)
         if ended.at <= before:
             remove_images(ledger, ended, before)
     _sweep_work(settings, ledger, days.work_days)
@@ -70,7 +73,7 @@ def relieve(settings: Settings, ledger: Ledger) -> bool:
     _sweep_parcels(settings, ledger)
     order = {name: rank for rank, name in enumerate(settings.retention.order)}
     finished = [ended for ended in ended_studies(ledger) if ended.ending in order]
-    before = ledger.clock() - settings.assembly.quiet_s
+    before = _heard_until(settings, ledger)
     for ended in sorted(finished, key=lambda entry: (order[entry.ending], entry.at)):
         if free_bytes(settings.data_dir) >= goal:
             break
@@ -82,6 +85,19 @@ def relieve(settings: Settings, ledger: Ledger) -> bool:
         log.info("disk.relieved", free_mb=free_bytes(settings.data_dir) // 1024**2)
         return True
     return False
+
+
+def _heard_until(settings: Settings, ledger: Ledger) -> float:
+    """Give until when we know of all that came of a study that was quiet since.
+
+    An image that is acknowledged and waits for the index may open a revision that needs the study's others, and so may a copy
+    of one that is here: its file has a new time, its entry has not. While the index is far behind nothing goes at all.
+    """
+    now, indexed_until = ledger.clock(), presence.indexed_until(ledger)
+    if now - indexed_until > presence.AWAY_S:
+        log.warning("retention.waits", reason="images that were acknowledged are not indexed yet", behind_s=round(now - indexed_until))
+        return -inf
+    return min(now, indexed_until) - settings.assembly.quiet_s
 
 
 def ended_studies(ledger: Ledger) -> Iterator[Ended]:

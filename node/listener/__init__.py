@@ -128,7 +128,7 @@ class Listener:
         name = hashlib.sha256(f"{socket.gethostname()} {self.settings.data_dir}".encode()).hexdigest()[:16]
         while not self._ending.is_set():
             with contextlib.suppress(Retryable):
-                presence.beat(self._ledger, name, since)
+                presence.beat(self._ledger, name, since, self._indexer.indexed_until)
             self._ending.wait(presence.BEAT_S)
 
     def _on_notice(self, event: evt.Event) -> tuple[int, Dataset | None]:

@@ -54,6 +54,8 @@ class Indexer(threading.Thread):
         self._stuck: list[Instance] = []
         self._retry_at = self._rescan_at = inf
         self.indexed = 0
+        self.indexed_until = 0.0
+        """All that was acknowledged before is in the ledger, but for single images that it will not take."""
 
     def put(self, instance: Instance) -> None:
         """Queue an instance; never blocks."""
@@ -78,6 +80,7 @@ class Indexer(threading.Thread):
             if self._rescan.is_set() and not self._ending.is_set():
                 self._rescan.clear()
                 self._index_incoming()
+            self._note_how_far()
             batch = self._batch()
             arrived = [entry for entry in batch if isinstance(entry, Instance)]
             if arrived and not self._write(arrived):
@@ -89,6 +92,15 @@ class Indexer(threading.Thread):
         """Write what is queued, then end; what a failing ledger does not take is left to the next start."""
         self._ending.set()
         self.join(within_s)
+
+    def _note_how_far(self) -> None:
+        """Note what is indexed: all before the oldest that waits, all until now where nothing does. For this thread, which alone takes."""
+        now = self._spool.clock()
+        with self._queue.mutex:
+            first = self._queue.queue[0] if self._queue.queue else None
+        if not self._rescan.is_set():  # else some are in incoming/ alone
+            came = now if first is None else first.at if isinstance(first, Ended) else first.received_at
+            self.indexed_until = min(now, came)
 
     def _batch(self) -> list[Instance | Ended]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,27 @@ def test_ledger_away(tmp_path: Path) -> None:
     real.close()
 
 
+def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
+    """While the ledger is away nothing counts as indexed that came since; afterwards all does, but for what the ledger will not take."""
+    settings = Settings.model_validate({"node": {"data_dir": tmp_path}})
+    real = open_ledger(settings)
+    failing = FailingLedger(real, [])
+    ds = ct()
+    with listening(tmp_path, ledger=failing) as listener, Caller(listener.port) as caller:
+        began = time.time()
+        soon(lambda: listener._indexer.indexed_until > began)
+        failing._failures.extend([Retryable("away")] * 5)
+        caller.associate()
+        asked = time.time()
+        assert caller.store(CTImageStorage, ds.SOPInstanceUID, encoded(ds)) == 0x0000
+        acknowledged = time.time()
+        while failing._failures:
+            assert asked - 1 < listener._indexer.indexed_until <= acknowledged
+        soon(lambda: indexed(listener, ds.StudyInstanceUID))
+        soon(lambda: listener._indexer.indexed_until > acknowledged)
+    real.close()
+
+
 def test_one_instance_the_ledger_will_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An instance that the ledger will not take does not hold up the others of its batch."""
     real = instances.index
@@ -82,6 +104,8 @@ def test_one_instance_the_ledger_will_not_take(tmp_path: Path, monkeypatch: pyte
             assert caller.store(CTImageStorage, ds.SOPInstanceUID, encoded(ds)) == 0x0000
         soon(lambda: len(indexed(listener, "1.2.78")) == 3)
         soon(lambda: listener.not_indexed == 1)
+        now = time.time()
+        soon(lambda: listener._indexer.indexed_until > now)
 
 
 def test_queue_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from node import ending, retention, status
-from node.ledger import Ledger, again, deliveries, fallbacks, instances, jobs, removal, revisions
+from node.ledger import Ledger, again, deliveries, fallbacks, instances, jobs, presence, removal, revisions
 from node.settings import Settings
 from node.spool import Spool
 from node.study import Instance, JobState, Plan, RevisionState, Stage
@@ -331,3 +331,55 @@ def test_an_image_that_comes_while_retention_removes_its_study_is_in_a_revision(
     instances.index(ledger, [late])
     assert removal.take(ledger, "1.2.3", clock.now) == []
     assert instances.paths(ledger, [image.sop_instance_uid])
+
+
+def sent_again_with_one_more(spool: Spool, ledger: Ledger, clock: Clock) -> list[Instance]:
+    """Send an ended study's image again and a new one; neither reaches the index, for the ledger is away from now on."""
+    presence.beat(ledger, "one", clock.now, clock.now)
+    clock.now += 1
+    late = ct(SOPInstanceUID="1.2.3.1.2", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.1")
+    acknowledged = [duplicate(spool), spool.store(command(late), encoded(late)).instance]
+    os.utime(ledger.data_dir / acknowledged[1].path, (clock.now, clock.now))
+    return acknowledged
+
+
+@pytest.mark.parametrize("how", ["relieve", "sweep"])
+def test_what_was_acknowledged_while_the_ledger_was_away_is_analysed_whole(ledger: Ledger, clock: Clock, how: str) -> None:
+    """A tight disk evicts no copy and no companion of an image that waits for the index, however long the outage was."""
+    section = {"images_days": 0, "evict_below_mb": 10**9}
+    settings = Settings.model_validate({"node": {"data_dir": str(ledger.data_dir)}, "retention": section})
+    spool, image = ended_study(ledger, clock)
+    acknowledged = sent_again_with_one_more(spool, ledger, clock)
+    evict = {"relieve": retention.relieve, "sweep": retention.sweep}[how]
+    # The outage: an hour, after which dispatch is back before the indexer has written a line.
+    clock.now += 3600
+    presence.beat(ledger, "one", clock.now - 7200, clock.now - 3601)
+    evict(settings, ledger)
+    assert there(ledger, acknowledged) == 2
+    instances.index(ledger, acknowledged)
+    presence.beat(ledger, "one", clock.now - 7200, clock.now)
+    evict(settings, ledger)
+    assert there(ledger, acknowledged) == 2
+    study = instances.study(ledger, "1.2.3", 2)
+    assert [entry.sop_instance_uid for entry in study.series[0].instances] == [image.sop_instance_uid, "1.2.3.1.2"]
+    assert revisions.plan(ledger, work.freeze(ledger).revision_id, Plan(jobs=(), declined=()))
+    clock.now += 61
+    presence.beat(ledger, "one", clock.now - 7200, clock.now)
+    evict(settings, ledger)
+    assert there(ledger, acknowledged) == 0
+
+
+def test_an_index_a_moment_behind_keeps_what_was_sent_again_since(ledger: Ledger, clock: Clock) -> None:
+    """A listener at work is always a little behind; its quiet time counts from what is indexed."""
+    settings = Settings.model_validate({"node": {"data_dir": str(ledger.data_dir)}, "retention": {"evict_below_mb": 10**9}})
+    spool, image = ended_study(ledger, clock)
+    presence.beat(ledger, "one", clock.now, clock.now)
+    clock.now += 1
+    assert duplicate(spool).path == image.path
+    clock.now += settings.assembly.quiet_s + 5
+    presence.beat(ledger, "one", clock.now - 7200, clock.now - 10)
+    retention.relieve(settings, ledger)
+    assert there(ledger, [image]) == 1
+    presence.beat(ledger, "one", clock.now - 7200, clock.now)
+    retention.relieve(settings, ledger)
+    assert there(ledger, [image]) == 0
