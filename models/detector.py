@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models import transforms
+from models import inverse, transforms
 from models.vocabulary import Box, Finding
 
 Labels = NDArray[np.uint8]
@@ -55,7 +55,7 @@ def find(probability: torch.Tensor, plan: transforms.Resampling, labels: Labels,
     labels       organs on the source grid; changed in place, so that no two segments overlap
     A finding's score is the highest probability among its voxels. Voxels that touch at a corner belong together.
     """
-    above = transforms.labels_to_source(probability[None], plan, lambda values: (values[0] >= rule.extent).to(torch.uint8))
+    above = inverse.labels_to_source(probability[None], plan, lambda values: (values[0] >= rule.extent).to(torch.uint8))
     instances: Instances = np.zeros(above.shape, dtype=np.uint16)
     around = _around(above)
     if around is None:
@@ -116,7 +116,7 @@ def _region(box: Box) -> tuple[slice, ...]:
 
 def _candidate(mask: NDArray[np.bool_], low: list[int], probability: torch.Tensor, plan: transforms.Resampling) -> _Candidate:
     voxels = np.argwhere(mask) + low
-    values = transforms.scores_at_source(probability, plan, voxels)
+    values = inverse.scores_at_source(probability, plan, voxels)
     high = [start + count for start, count in zip(low, mask.shape, strict=True)]
     return _Candidate(
         finding_key=tuple(voxels.mean(axis=0).tolist()),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import transforms
+from models import inverse, transforms, windows
 from models.card import Card
+from models.execution import PLAIN
 from models.vocabulary import Grid, Progress, Unfit, Volume
 
 Labels = NDArray[np.uint8]
@@ -45,38 +44,12 @@ def scores(
     Where windows overlap their scores are averaged with Gaussian weights. A volume smaller than the window is padded with
     the intensity `low`. Deterministic on one device with one number of threads.
     """
-    from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415 -- takes seconds to import, and workers fork before
-
     device = next(network.parameters()).device
     plan = transforms.resampling(volume.grid, preparation.orientation, preparation.spacing_mm)
     tensor = transforms.to_model(volume.array, plan, str(device))
     tensor = ((tensor - preparation.low) / (preparation.high - preparation.low)).clamp_(0, 1)
-    total, done = _windows(plan.model.shape, preparation), 0
-
-    def run(windows: torch.Tensor) -> torch.Tensor:
-        nonlocal done
-        done += len(windows)
-        result: torch.Tensor = network(windows)
-        progress(min(1.0, done / total))
-        return result
-
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        result: Any = sliding_window_inference(
-            tensor[None, None], preparation.window, 1, run, overlap=preparation.overlap, mode="gaussian", padding_mode="constant", cval=0.0
-        )
-    return result[0], plan
-
-
-def _windows(shape: Sequence[int], preparation: Preparation) -> int:
-    """Count the windows over a volume, for the progress.
-
-    Example: 200 voxels, window 96, overlap 0.25: a window every 72 voxels, ceil((200 - 96) / 72) + 1 = 3.
-    """
-    counts = [
-        math.ceil(max(0, size - window) / max(1, int(window * (1 - preparation.overlap)))) + 1
-        for size, window in zip(shape, preparation.window, strict=True)
-    ]
-    return math.prod(counts)
+    layout = windows.regular(plan.model.shape, preparation.window, preparation.overlap, "gaussian")
+    return windows.scores(network, tensor[None], layout, PLAIN, progress), plan
 
 
 def organs(scores: torch.Tensor, plan: transforms.Resampling, values: Sequence[int]) -> Labels:
@@ -84,8 +57,9 @@ def organs(scores: torch.Tensor, plan: transforms.Resampling, values: Sequence[i
 
     scores  (classes, *model shape), one softmax; class i has the label values[i], the first being 0 for none
     """
-    table = torch.tensor(list(values), dtype=torch.uint8, device=scores.device)
-    return transforms.labels_to_source(torch.softmax(scores, dim=0), plan, lambda classes: table[classes.max(dim=0).indices])
+    labels = inverse.Linear(plan, inverse.exclusive(values))
+    labels.take(windows.Piece(scores=scores, low=(0, 0, 0)))
+    return labels.finish()
 
 
 def volumes_ml(labels: Labels, grid: Grid) -> NDArray[np.float64]:

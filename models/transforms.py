@@ -9,7 +9,7 @@ nothing is rotated, so every step works along one axis at a time, and the way ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -25,7 +25,6 @@ DIRECTIONS: dict[str, Triple] = {
 }  # fmt: skip
 
 Array = NDArray[Any]
-Decide = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,75 +202,3 @@ def _along(tensor: torch.Tensor, axis: int, weights: torch.Tensor) -> torch.Tens
     for index in range(moved.shape[0]):
         torch.matmul(moved[index].float(), weights.T, out=out[index])
     return out.movedim(-1, axis)
-
-
-def labels_to_source(scores: torch.Tensor, plan: Resampling, decide: Decide) -> NDArray[np.uint8]:
-    """Give on the source grid what `decide` says of linearly interpolated scores; never a class x volume array.
-
-    scores  (classes, *model shape)
-    decide  (classes, n) -> (n,) labels, uint8, such that scores between several of one label give that label (argmax, or a
-            threshold on one channel)
-
-    Where the eight corners of a model cell decide alike, so does all of the cell; only the rest is interpolated.
-    """
-    classes = scores.shape[0]
-    corners = decide(scores.reshape(classes, -1)).reshape(scores.shape[1:]).to(torch.uint8)
-    cells, mixed = _cells(corners)
-    places = [plan.model_places(axis) for axis in range(3)]
-    lows = [torch.from_numpy(_low(place, count)) for place, count in zip(places, corners.shape, strict=True)]
-    lows = [low.to(scores.device) for low in lows]
-    oriented = np.empty(plan.oriented.shape, dtype=np.uint8)
-    for index in range(len(oriented)):
-        plane = cells[lows[0][index]][lows[1]][:, lows[2]]
-        rows, columns = torch.nonzero(mixed[lows[0][index]][lows[1]][:, lows[2]], as_tuple=True)
-        if len(rows):
-            z = np.full(len(rows), places[0][index])
-            points = np.stack([z, places[1][rows.cpu().numpy()], places[2][columns.cpu().numpy()]])
-            plane[rows, columns] = decide(sample(scores, points)).to(torch.uint8)
-        oriented[index] = plane.cpu().numpy()
-    return np.ascontiguousarray(plan.turning.turn_back(oriented))
-
-
-def _low(places: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Give the lower corner of the cell a place lies in; the last corner belongs to the last cell."""
-    return np.clip(np.floor(places).astype(np.int64), 0, max(count - 2, 0))
-
-
-def _cells(corners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give each cell's first corner, and whether its eight corners differ."""
-    low, high = corners, corners
-    for axis in range(3):
-        if corners.shape[axis] > 1:
-            one, other = (part.narrow(axis, 0, corners.shape[axis] - 1) for part in (low, high))
-            next_one, next_other = (part.narrow(axis, 1, corners.shape[axis] - 1) for part in (low, high))
-            low, high = torch.minimum(one, next_one), torch.maximum(other, next_other)
-    return low, low != high
-
-
-def sample(scores: torch.Tensor, places: NDArray[np.float64]) -> torch.Tensor:
-    """Interpolate (classes, *model shape) linearly at places (3, n), fractional model indices: (classes, n)."""
-    shape = scores.shape[1:]
-    lows = [torch.from_numpy(_low(place, count)).to(scores.device) for place, count in zip(places, shape, strict=True)]
-    parts = [torch.from_numpy(place).to(scores.device) - low for place, low in zip(places, lows, strict=True)]
-    flat = scores.reshape(scores.shape[0], -1)
-    total = torch.zeros((scores.shape[0], places.shape[1]), dtype=torch.float32, device=scores.device)
-    for corner in range(8):
-        index = torch.zeros_like(lows[0])
-        weight = torch.ones_like(parts[0])
-        for axis in range(3):
-            up = corner >> axis & 1
-            index = index * shape[axis] + torch.clamp(lows[axis] + up, max=shape[axis] - 1)
-            weight = weight * (parts[axis] if up else 1 - parts[axis])
-        total += flat[:, index] * weight.float()
-    return total
-
-
-def scores_at_source(channel: torch.Tensor, plan: Resampling, voxels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Interpolate one channel (*model shape) at source voxels (n, 3) of (z, y, x)."""
-    places = np.empty((3, len(voxels)))
-    for oriented, source in enumerate(plan.turning.axes):
-        index = voxels[:, source]
-        if plan.turning.flips[oriented]:
-            index = plan.oriented.shape[oriented] - 1 - index
-        places[oriented] = plan.model_places(oriented)[index]
-    return np.asarray(sample(channel[None], places)[0].cpu().numpy(), dtype=np.float32)

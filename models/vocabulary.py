@@ -27,6 +27,14 @@ class Unfit(Exception):  # noqa: N818 -- it is a verdict on the input, not a fau
         self.reason = reason
 
 
+class Broken(Exception):  # noqa: N818 -- it is a verdict on the run, not on the program
+    """The model gave what can be no result, NaN for instance; it may succeed again, the reason says what was seen."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
     """A coded concept. Ref: PS3.3 8.8."""

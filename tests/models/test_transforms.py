@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models import transforms
+from models import inverse, transforms
 from models.vocabulary import Grid
 from tests.models.grids import AXES, ball, grid, middle_mm, places_mm, ramp
 
@@ -74,7 +74,7 @@ def test_a_ball_returns_to_its_place(name: str) -> None:
     centre = middle_mm(source)
     soft = np.clip(10.0 - np.linalg.norm(places_mm(plan.model) - centre, axis=-1), -3, 3)
     scores = torch.from_numpy(np.stack([-soft, soft])).float()
-    labels = transforms.labels_to_source(scores, plan, lambda values: values.argmax(0))
+    labels = inverse.labels_to_source(scores, plan, lambda values: values.argmax(0))
     truth = ball(source, centre, 10.0)
     assert 2 * (labels.astype(bool) & truth).sum() / (labels.sum() + truth.sum()) > 0.985
     assert np.allclose(places_mm(source)[labels == 1].mean(axis=0), centre, atol=0.05)
@@ -92,7 +92,7 @@ def test_labels_are_those_of_every_class_interpolated(name: str, spacing_mm: tup
     z, y, x = torch.meshgrid(*scaled, indexing="ij")
     full = functional.grid_sample(scores[None].double(), torch.stack([x, y, z], dim=-1)[None], align_corners=True, padding_mode="border")[0]
     expected = plan.turning.turn_back(full.argmax(0).numpy())
-    labels = transforms.labels_to_source(scores, plan, lambda values: values.argmax(0))
+    labels = inverse.labels_to_source(scores, plan, lambda values: values.argmax(0))
     assert labels.dtype == np.uint8
     assert np.count_nonzero(labels != expected) <= 1e-4 * labels.size
 
@@ -104,7 +104,7 @@ def test_one_channel_is_read_at_source_voxels() -> None:
     channel = torch.from_numpy(ramp(plan.model))
     voxels = np.array([[6, 10, 8], [3, 5, 12], [9, 15, 2]])
     expected = source.to_world_mm(voxels.astype(float)) @ np.array([3.0, 5.0, -7.0])
-    assert transforms.scores_at_source(channel, plan, voxels) == pytest.approx(expected, abs=1e-3)
+    assert inverse.scores_at_source(channel, plan, voxels) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(128, 128, 128), (37, 100, 9)])
