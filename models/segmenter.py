@@ -1,18 +1,17 @@
-"""A network over a volume: prepared, run window by window, and its classes returned to the source grid."""
+"""What a segmenting network wants to see of a volume, and what of its organs is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import inverse, transforms, windows
+from models import transforms, windows
 from models.card import Card
-from models.execution import PLAIN
-from models.vocabulary import Grid, Progress, Unfit, Volume
+from models.vocabulary import Grid, Unfit, Volume
 
 Labels = NDArray[np.uint8]
 
@@ -36,30 +35,20 @@ class Preparation:
     overlap: float
 
 
-def scores(
-    network: torch.nn.Module, volume: Volume, preparation: Preparation, progress: Progress
-) -> tuple[torch.Tensor, transforms.Resampling]:
-    """Run the network over the whole volume; give (channels, *model shape) raw scores, on its device, and the way back.
-
-    Where windows overlap their scores are averaged with Gaussian weights. A volume smaller than the window is padded with
-    the intensity `low`. Deterministic on one device with one number of threads.
-    """
-    device = next(network.parameters()).device
-    plan = transforms.resampling(volume.grid, preparation.orientation, preparation.spacing_mm)
-    tensor = transforms.to_model(volume.array, plan, str(device))
-    tensor = ((tensor - preparation.low) / (preparation.high - preparation.low)).clamp_(0, 1)
-    layout = windows.regular(plan.model.shape, preparation.window, preparation.overlap, "gaussian")
-    return windows.scores(network, tensor[None], layout, PLAIN, progress), plan
+def plan(grid: Grid, preparation: Preparation) -> transforms.Resampling:
+    """Plan the way from a volume's grid to the model's and back."""
+    return transforms.resampling(grid, preparation.orientation, preparation.spacing_mm)
 
 
-def organs(scores: torch.Tensor, plan: transforms.Resampling, values: Sequence[int]) -> Labels:
-    """Give on the source grid the most probable class of each voxel.
+def layout(way: transforms.Resampling, preparation: Preparation) -> windows.Layout:
+    """Lay the windows; where they overlap scores are averaged with Gaussian weights, and a small volume is padded with `low`."""
+    return windows.regular(way.model.shape, preparation.window, preparation.overlap, "gaussian")
 
-    scores  (classes, *model shape), one softmax; class i has the label values[i], the first being 0 for none
-    """
-    labels = inverse.Linear(plan, inverse.exclusive(values))
-    labels.take(windows.Piece(scores=scores, low=(0, 0, 0)))
-    return labels.finish()
+
+def seen(volume: Volume, way: transforms.Resampling, preparation: Preparation, device: str) -> torch.Tensor:
+    """Give what the network sees: (1, *model shape), 0..1."""
+    tensor = transforms.to_model(volume.array, way, device)
+    return tensor.sub_(preparation.low).div_(preparation.high - preparation.low).clamp_(0, 1)[None]
 
 
 def volumes_ml(labels: Labels, grid: Grid) -> NDArray[np.float64]:

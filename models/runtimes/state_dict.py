@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models import detector, network, registry, segmenter, transforms
+from models import detector, inverse, network, registry, segmenter, windows
 from models.card import Card, ShelvedCard
 from models.execution import PLAIN, Execution, Need
 from models.vocabulary import Finding, Grid, Prediction, Progress, Unfit, Volume
@@ -123,6 +123,7 @@ class StateDict:
         self._card = card
         self._options = options
         self._network = built
+        self._forward_bytes = network.forward_bytes(built, options.window)
         self._preparation = segmenter.Preparation(
             orientation=options.orientation,
             spacing_mm=options.spacing_mm,
@@ -132,30 +133,39 @@ class StateDict:
             overlap=options.overlap,
         )
 
-    def need(self, grids: Mapping[str, Grid], _execution: Execution) -> Need:
-        """Estimate the scores of the whole volume twice (their sum and its softmax), and the volume itself."""
+    def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
+        """Estimate the windows and their scores, the map of findings, and the labels on the source grid."""
         grid = grids[self._card.reference_role]
-        plan = transforms.resampling(grid, self._options.orientation, self._options.spacing_mm)
-        voxels, classes = math.prod(plan.model.shape), len(self._options.organ_channels) + bool(self._options.findings)
-        return Need(device=4 * voxels * (2 * classes + 2), host=4 * math.prod(grid.shape))
+        way = segmenter.plan(grid, self._preparation)
+        classes = len(self._options.organ_channels) + bool(self._options.findings)
+        run = windows.need(segmenter.layout(way, self._preparation), (1, classes), execution, self._forward_bytes)
+        maps = 4 * math.prod(way.model.shape) * (1 + bool(self._options.findings))
+        labels = math.prod(grid.shape) * (6 if self._options.findings else 4)
+        return Need(device=run.device + maps, host=run.host + labels)
 
     def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
-        """Label organs and mark findings; raises Unfit where the series does not show what the model needs."""
+        """Label organs and mark findings; raises Unfit where the series does not show what the model needs, Broken."""
         volume = volumes[self._card.reference_role]
         if volume.modality == "CT" and volume.unit != "HU":
             raise Unfit("The CT's values are not Hounsfield units.")
-        scores, plan = segmenter.scores(self._network, volume, self._preparation, lambda part: progress(0.05 + 0.8 * part))
+        way = segmenter.plan(volume.grid, self._preparation)
+        tensor = segmenter.seen(volume, way, self._preparation, str(next(self._network.parameters()).device))
         values = [0, *(label.index for label in self._card.output.labels if label.kind == "organ")]
-        with torch.inference_mode():
-            labels = segmenter.organs(scores[list(self._options.organ_channels)], plan, values)
-            segmenter.require(labels, volume.grid, self._card, self._options.require_ml)
-            segmenter.drop_small(labels, volume.grid, self._card)
-            progress(0.95)
-            instances: detector.Instances | None = None
-            findings: tuple[Finding, ...] = ()
-            if self._options.findings:
-                probability = torch.sigmoid(scores[self._options.findings.channel])
-                instances, findings = detector.find(probability, plan, labels, self._options.findings.rule)
+        organs = inverse.Linear(way, inverse.exclusive(values, self._options.organ_channels))
+        marks = inverse.Whole(way, (self._options.findings.channel,)) if self._options.findings else None
+        ahead = segmenter.layout(way, self._preparation)
+        for piece in windows.pieces(self._network, tensor, ahead, execution, lambda part: progress(0.05 + 0.8 * part)):
+            organs.take(piece)
+            if marks:
+                marks.take(piece)
+        labels = organs.finish()
+        segmenter.require(labels, volume.grid, self._card, self._options.require_ml)
+        segmenter.drop_small(labels, volume.grid, self._card)
+        progress(0.95)
+        instances: detector.Instances | None = None
+        findings: tuple[Finding, ...] = ()
+        if marks and self._options.findings:
+            instances, findings = detector.find(marks.finish()[0], way, labels, self._options.findings.rule)
         progress(1.0)
         return Prediction(grid=volume.grid, labels=labels, instances=instances, findings=findings, variant=self._variant(execution))
 

@@ -1,4 +1,4 @@
-"""The segmenter: windows cover the volume, small organs are dropped, missing ones refused."""
+"""The segmenter: intensities are cut, small organs are dropped, missing ones refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from models import segmenter
 from models.vocabulary import Unfit, Volume
@@ -14,48 +13,18 @@ from tests.models.cards import lines
 from tests.models.grids import grid, ramp
 
 
-class Itself(torch.nn.Module):
-    """Gives back what it sees, twice, and counts its windows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(1.0))
-        self.shapes: list[tuple[int, ...]] = []
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Stack the input and its negative as two channels."""
-        self.shapes.append(tuple(windows.shape))
-        return torch.cat([windows * self.scale, -windows], dim=1)
-
-
-@pytest.mark.parametrize("shape", [(12, 20, 16), (40, 30, 50)])
-def test_windows_cover_the_volume_once(shape: tuple[int, int, int]) -> None:
-    """What the network sees in windows, larger or smaller than the volume, is put together to the whole, cut to 0..1."""
-    source = grid("axial", shape)
+def test_the_network_sees_the_card_s_intensities() -> None:
+    """What lies between low and high becomes 0..1, what lies outside is cut, on the model's grid."""
+    source = grid("axial", (12, 20, 16))
     preparation = segmenter.Preparation(
         orientation="SPL", spacing_mm=source.spacing_mm, low=-300, high=300, window=(16, 24, 16), overlap=0.25
     )
-    network, told = Itself(), list[float]()
     volume = Volume(array=ramp(source), grid=source, unit="HU", modality="CT")
-    scores, plan = segmenter.scores(network, volume, preparation, told.append)
-    assert plan.model.shape == shape
-    expected = np.clip((ramp(source) + 300) / 600, 0, 1)
-    assert np.allclose(scores[0].numpy(), expected, atol=1e-5)
-    assert np.allclose(scores[1].numpy(), -expected, atol=1e-5)
-    assert set(network.shapes) == {(1, 1, 16, 24, 16)}
-    assert told[-1] == 1.0
-    assert told == sorted(told)
-    assert len(set(told)) == len(told)
-
-
-def test_classes_are_named_by_the_card() -> None:
-    """Class i of the softmax becomes the card's value i, not i."""
-    source = grid("axial")
-    preparation = segmenter.Preparation(orientation="SPL", spacing_mm=source.spacing_mm, low=-1, high=1, window=(16, 24, 16), overlap=0.25)
-    volume = Volume(array=np.sign(ramp(source)), grid=source, unit="1", modality="MR")
-    scores, plan = segmenter.scores(Itself(), volume, preparation, lambda _: None)
-    labels = segmenter.organs(torch.stack([1 - scores[0], scores[0]]), plan, [0, 40])
-    assert np.array_equal(labels, np.where(ramp(source) > 0, 40, 0))
+    way = segmenter.plan(source, preparation)
+    tensor = segmenter.seen(volume, way, preparation, "cpu")
+    assert tensor.shape == (1, 12, 20, 16)
+    assert np.allclose(tensor[0].numpy(), np.clip((ramp(source) + 300) / 600, 0, 1), atol=1e-5)
+    assert segmenter.layout(way, preparation).padded == (16, 24, 16)
 
 
 def test_volumes_are_counted_in_ml() -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load, save
 
 from models import registry
 from models.card import BadCard, read
-from models.vocabulary import Grid, Prediction, Unfit, Volume
+from models.execution import PLAIN, Execution
+from models.vocabulary import Broken, Grid, Prediction, Unfit, Volume
 from tests.models.cards import AIR_HU, CARD, MARK_HU, ONE_HU, TWO_HU, lines, weights, write
 from tests.models.grids import AXES, ball, grid, middle_mm, places_mm
 
@@ -69,6 +71,40 @@ def test_no_voxel_is_in_two_segments(tmp_path: Path) -> None:
     voxels = np.argwhere(prediction.instances == 1)
     assert prediction.findings[0].box.low == tuple(voxels.min(axis=0))
     assert prediction.findings[0].box.high == tuple(voxels.max(axis=0) + 1)
+
+
+@pytest.mark.parametrize("name", ["axial", "sagittal"])
+def test_the_execution_changes_no_voxel(tmp_path: Path, name: str) -> None:
+    """Several windows at once, the host's memory, piece by piece: the same organs and findings, and the variant tells."""
+    volume, _ = scene(grid(name, SHAPE, SPACING_MM))
+    model = registry.load(lines(tmp_path), "cpu")
+    plain = model.predict({"ct": volume}, lambda _: None)
+    for execution in (Execution(tile=True), Execution(batch=4, stitch="host", tile=True), Execution(batch=3)):
+        other = model.predict({"ct": volume}, lambda _: None, execution)
+        assert np.array_equal(plain.labels, other.labels)
+        assert np.array_equal(plain.instances, other.instances)
+        assert plain.findings == other.findings
+        assert execution.facts().items() <= other.variant.items()
+
+
+def test_the_need_grows_with_volume_and_batch_and_shrinks_in_pieces(tmp_path: Path) -> None:
+    """What the worker admits jobs by: more for more voxels and windows, less in pieces."""
+    model = registry.load(lines(tmp_path), "cpu")
+    small, large = (model.need({"ct": grid("axial", (count, 300, 300), SPACING_MM)}, PLAIN) for count in (40, 400))
+    assert 0 < small.device < large.device
+    assert small.host < large.host
+    volumes = {"ct": grid("axial", (400, 300, 300), SPACING_MM)}
+    assert model.need(volumes, Execution(batch=8)).device > large.device
+    assert model.need(volumes, Execution(tile=True)).device < large.device
+
+
+def test_weights_that_give_no_numbers_are_broken(tmp_path: Path) -> None:
+    """A network of NaN finds nothing nowhere: that is an error, never an empty result."""
+    state = load(weights())
+    state["decode.decode_0.conv.conv.bias"][1] = float("nan")
+    model = registry.load(read(write(tmp_path, save(state))), "cpu")
+    with pytest.raises(Broken, match="no finite numbers"):
+        model.predict({"ct": scene(grid("axial", SHAPE, SPACING_MM))[0]}, lambda _: None)
 
 
 def test_two_runs_agree_in_every_voxel(tmp_path: Path) -> None:
