@@ -29,7 +29,7 @@ from pynetdicom.presentation import build_context
 
 from node import audit, commitment, journal
 from node.errors import Misconfigured, NoContext, OverreadError, Refused, Retryable
-from node.ledger import Ledger, deliveries, fallbacks
+from node.ledger import Ledger, deliveries, fallbacks, jobs
 from node.ledger.deliveries import DeliveryClaim
 from node.peers import association
 from node.settings import Peer, Settings
@@ -142,7 +142,9 @@ def _fall_back(settings: Settings, ledger: Ledger, claim: DeliveryClaim, reason:
 
 
 def _require_attempt(claim: DeliveryClaim, peer: Peer) -> None:
-    """Bound what no answer of this send bounds: lost senders, objects that the archive loses again and again."""
+    """Bound what no answer of this send bounds: lost senders, objects that the archive loses again and again. Nothing is no parcel."""
+    if not claim.parcel.objects:
+        raise Refused(jobs.nothing_written(claim.parcel))
     if claim.delivery.attempt > peer.max_attempts:
         raise Refused(f"gave up after {peer.max_attempts} attempts; the last: {claim.delivery.reason}")
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from node.profiles import Profile
 from node.settings import Settings
 from node.study import Job, Mode
 
 
-def profiles(settings: Settings, job: Job) -> dict[str, str]:
-    """Give each destination's profile by name; a job without one, or in shadow, is written in the default profile."""
-    return {name: settings.profile_of(name).name for name in job.destinations} if job.mode is Mode.LIVE else {}
+def chains(settings: Settings, job: Job) -> dict[str | None, tuple[str, ...]]:
+    """Give for each destination the profiles to try, its own first, then what that falls back to; raises Misconfigured.
 
-
-def to_write(settings: Settings, job: Job) -> list[Profile]:
-    """Give the profiles to write the job's results in, each once, in the order of its destinations; raises Misconfigured."""
-    names = dict.fromkeys(profiles(settings, job).values())
-    return [settings.profile(name) for name in names] or [settings.profile()]
+    None stands for nobody: a job without a destination, or in shadow, is written in the default profile.
+    """
+    live = job.destinations if job.mode is Mode.LIVE else ()
+    return {name: settings.chain_of(name) for name in live} or {None: settings.chain_of(None)}
 
 
 def failure_profiles(settings: Settings, job: Job) -> dict[str, str]:

@@ -356,11 +356,11 @@ class Settings(_Section):
             raise Misconfigured(f"no viewer profile is called {name!r} any more; add it to [[profiles]]")
         return found
 
-    def profile_of(self, destination: str) -> Profile:
-        """Give the viewer profile of a destination, of one that is no peer any more the default; raises Misconfigured."""
+    def profile_of(self, destination: str | None) -> Profile:
+        """Give the viewer profile of a destination, of none and of one that is no peer any more the default; raises Misconfigured."""
         return self.profile(next((peer.profile for peer in self.peers if peer.name == destination), None))
 
-    def chain_of(self, destination: str) -> tuple[str, ...]:
+    def chain_of(self, destination: str | None) -> tuple[str, ...]:
         """Give the names of a destination's profile and of those that it falls back to, in order; raises Misconfigured."""
         chain = [self.profile_of(destination)]
         while chain[-1].fallback is not None:

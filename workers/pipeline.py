@@ -23,7 +23,7 @@ from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
 from node.ledger.holds import Finding
 from node.profiles import Profile
 from node.settings import Settings
-from node.study import Job, JobState, Parcel, ParcelObject, Stage
+from node.study import DeliveryState, Job, JobState, Parcel, ParcelObject, Stage
 from workers import correction, folder, frames, gpu, workspace
 from workers.frames import Origin
 
@@ -98,26 +98,20 @@ def infer(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
 
 def compose(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     """Prediction -> a parcel for each profile, all on the disk before the ledger says WRITTEN; then one message a destination."""
-    from workers import results  # noqa: PLC0415 -- highdicom takes seconds to import
+    from workers import forms  # noqa: PLC0415 -- highdicom takes seconds to import
 
-    settings, job = context.settings, claim.job
-    patient = demographics.settle(settings, context.ledger, claim)
+    job = claim.job
+    patient = demographics.settle(context.settings, context.ledger, claim)
     if isinstance(patient, Finding):
         holds.stop(context.ledger, claim, patient)
         return ()
     guard()
-    request = analysis(context, job, patient)
-    measures = results.measures(request)
-    written = []
-    for profile in outbox.to_write(settings, job):
-        composed = results.compose(in_profile(settings, request, profile), measures)
-        guard()
-        written.append(keep(context, job, profile, composed))
+    made = forms.write(context, analysis(context, job, patient), guard)
     guard()
-    if not jobs.written(context.ledger, claim, written, outbox.profiles(settings, job)):
+    if not jobs.written(context.ledger, claim, made.parcels, made.profiles, made.refusals):
         return ()
     due = deliveries.of_job(context.ledger, job.job_id, job.generation)
-    return tuple((Stage.DELIVER, delivery.delivery_id) for delivery in due)
+    return tuple((Stage.DELIVER, delivery.delivery_id) for delivery in due if delivery.state is DeliveryState.PENDING)
 
 
 def analysis(context: Context, job: Job, patient: Mapping[str, Any] | None) -> ComposeRequest:
@@ -300,11 +294,11 @@ def _request(
 
 
 def keep(context: Context, job: Job, profile: Profile, composed: Composed) -> Parcel:
-    """Make the composed objects durable and describe them."""
+    """Make the composed objects durable and describe them; where there are none nothing is kept."""
     from workers.results import profile_digest  # noqa: PLC0415
 
     blobs = [(entry.kind, entry.dataset_bytes) for entry in composed.objects]
-    paths = workspace.keep_parcel(context.settings.data_dir, job, blobs)
+    paths = workspace.keep_parcel(context.settings.data_dir, job, blobs) if blobs else ()
     objects = tuple(
         ParcelObject(
             kind=entry.kind,

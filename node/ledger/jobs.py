@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -138,10 +139,17 @@ def cancel(ledger: Ledger, job_id: str, reason: str) -> bool:
         return _moved(connection, sa.update(JOBS).where(JOBS.c.job_id == job_id, live).values(values))
 
 
-def written(ledger: Ledger, claim: Claim, results: Sequence[Parcel], destinations: Mapping[str, str]) -> bool:
+def written(
+    ledger: Ledger,
+    claim: Claim,
+    results: Sequence[Parcel],
+    destinations: Mapping[str, str],
+    refusals: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
+) -> bool:
     """Store the parcels and one PENDING delivery a destination (shadow: none); the first ones win, for good.
 
-    destinations  peer's name -> profile of its parcel
+    destinations  peer's name -> profile of its parcel; where that has no object the delivery is FAILED
+    refusals      peer's name -> profiles that it should have had before, in which the result could not be written
     """
     now = ledger.clock()
     with ledger.writing() as connection:
@@ -150,7 +158,7 @@ def written(ledger: Ledger, claim: Claim, results: Sequence[Parcel], destination
         stored = {entry.profile: parcels.keep_in(ledger, connection, entry) for entry in results}
         if claim.job.mode is Mode.LIVE:
             for destination, profile in destinations.items():
-                open_delivery(connection, destination, stored[profile], now)
+                open_delivery(connection, destination, stored[profile], now, refusals.get(destination, ()))
     return True
 
 
@@ -280,9 +288,10 @@ def _moved(connection: Connection, statement: sa.Update) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
-def open_delivery(connection: Connection, destination: str, parcel: Parcel, now: float) -> None:
-    """Make the PENDING delivery of a parcel that is stored."""
+def open_delivery(connection: Connection, destination: str, parcel: Parcel, now: float, refusals: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Make the PENDING delivery of a parcel that is stored; FAILED, with its reason, where the parcel has no object."""
     identity = delivery_id(parcel.job_id, parcel.generation, destination)
+    failed = {"state": DeliveryState.FAILED, "ended_at": now, "reason": nothing_written(parcel)}
     connection.execute(
         sa.insert(DELIVERIES).values(
             delivery_id=identity,
@@ -290,13 +299,19 @@ def open_delivery(connection: Connection, destination: str, parcel: Parcel, now:
             generation=parcel.generation,
             destination=destination,
             profile=parcel.profile,
-            state=DeliveryState.PENDING,
+            refusals=list(refusals) or None,
             attempt=0,
             fence=0,
             created_at=now,
             next_at=now,
             submit_after=now + SUBMIT_GRACE_S,
             submissions=0,
+            **({"state": DeliveryState.PENDING} if parcel.objects else failed),
         )
     )
     parcels.list_in(connection, identity, parcel)
+
+
+def nothing_written(parcel: Parcel) -> str:
+    """Say of a parcel without an object why there is none, for a technologist."""
+    return f"the result could not be written as {parcel.profile}, nor in a profile that it falls back to: {parcel.summary}"

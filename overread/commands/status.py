@@ -80,7 +80,8 @@ def _show_job(console: Console, job: Mapping[str, Any]) -> None:
         how = f"{entry['sent']} of {entry['objects']} objects sent{sent}, as {entry['profile']}"
         console.print(f"    to {entry['destination']}: {_state(entry)}, {how}{_wanted(entry)}")
         for refusal in entry["refusals"]:
-            console.print(f"      refused as {refusal['profile']}, so as {refusal['to']}: {escape(refusal['reason'])}")
+            instead = "nothing instead" if refusal["to"] is None else f"so as {refusal['to']}"
+            console.print(f"      refused as {refusal['profile']}, {instead}: {escape(refusal['reason'])}")
 
 
 def _wanted(delivery: Mapping[str, Any]) -> str:

@@ -47,16 +47,16 @@ def replaced(held: dict[str, dict[str, Any]], profile: str, *destinations: str) 
     return told["of_revision"], told["sop_instance_uid"]
 
 
-def test_each_profile_of_the_destinations_is_written_once() -> None:
-    """Three destinations, two profiles; one that names none takes the default, and so does one that is no peer any more."""
-    assert [entry.name for entry in outbox.to_write(settings(), job("b", "a", "c", "gone"))] == ["basic", "ohif"]
-    assert outbox.profiles(settings(), job("b", "a", "gone")) == {"b": "basic", "a": "ohif", "gone": "ohif"}
+def test_each_destination_has_a_chain_of_profiles() -> None:
+    """Its own first, then what that falls back to; one that names none takes the default, and so does one that is no peer any more."""
+    chains = outbox.chains(settings(), job("b", "d", "c", "gone"))
+    assert chains == {"b": ("basic",), "d": ("mine", "editable", "basic"), "c": ("ohif", "basic"), "gone": ("ohif", "basic")}
 
 
 def test_what_is_sent_nowhere_is_written_in_the_default_profile() -> None:
     """Shadow, and a job without a destination."""
-    assert [entry.name for entry in outbox.to_write(settings(), job("b", mode=Mode.SHADOW))] == ["ohif"]
-    assert [entry.name for entry in outbox.to_write(settings(), job())] == ["ohif"]
+    assert outbox.chains(settings(), job("b", mode=Mode.SHADOW)) == {None: ("ohif", "basic")}
+    assert outbox.chains(settings(), job()) == {None: ("ohif", "basic")}
 
 
 def test_each_form_replaces_the_report_in_its_own_form() -> None:

@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 
 from node.errors import Refused
 from node.profiles import ORDER, Kind
-from workers.results import check_failure, check_gsps, check_kos, check_pm, check_rtstruct, check_sc, check_seg, check_sr
+from workers.results import check_failure, check_gsps, check_kos, check_place, check_pm, check_rtstruct, check_sc, check_seg, check_sr
+from workers.results.marks import check_explained
 from workers.results.request import ComposedObject, ComposeRequest, FailureRequest, Origin
 
 # Who and which study it is: must come back exactly as the images say it.
@@ -27,7 +28,10 @@ OWN_LENGTHS = {"SeriesDescription": 64, "ContentLabel": 16, "ContentDescription"
 
 
 def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
-    """Raise Refused with the reason unless the objects say what the prediction says, of these images, of this patient."""
+    """Raise Refused with the reason unless the objects say what the prediction says, of these images, of this patient.
+
+    What is wrong with prediction or images themselves is refused in every profile, for another may be sent where one is refused.
+    """
     read: dict[Kind, list[Dataset]] = {}
     for entry in objects:
         read.setdefault(entry.kind, []).append(_read(entry))
@@ -37,6 +41,8 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
         raise Refused("the result must have exactly one report")
     _check_uids(request, [dataset for datasets in read.values() for dataset in datasets])
     _check_sources(request)
+    check_place.check_images(request)
+    check_explained(request)
     for kind, datasets in read.items():
         for dataset in datasets:
             _check_header(request, kind, dataset)

@@ -19,24 +19,51 @@ ROUNDED_MM = 0.15
 Vector = NDArray[np.float64]
 
 
-def check_planes(request: ComposeRequest, shared: Dataset, what: str) -> None:
-    """Compare orientation and spacings that all frames share with the images'; `what` names the object in a refusal."""
-    _check_reach(request, shared, what)
-    _check_order(request, shared, what)
+def check_images(request: ComposeRequest) -> None:
+    """Look that the images are the slices that were analysed, in order, whatever is written of them; a projection has no place.
 
-
-def _check_reach(request: ComposeRequest, shared: Dataset, what: str) -> None:
-    """Compare how far the object's rows and columns reach with the first image's, and that with the grid."""
+    Writers that round positions to 0.1 mm put slices up to 0.05 mm off their even places, in each of three directions.
+    """
     grid, first = request.prediction.grid, request.sources[0]
-    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
-    ours = _reach(np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float), spacing, grid)
+    if len(request.sources) != grid.shape[0] or (first.Rows, first.Columns) != grid.shape[1:]:
+        raise Refused("the prediction's grid is not that of the images")
+    if grid.is_projection:
+        return
     pixel = np.array(first.PixelSpacing, dtype=float)
     theirs = _reach(np.array(first.ImageOrientationPatient, dtype=float), pixel, grid)
-    if np.abs(ours - theirs).max() > PLACE_MM:
-        raise Refused(f"the {what}'s orientation or spacing is not that of the images")
     # Headers round direction cosines, the grid's axes are of length 1: no more than half a pixel in the farthest corner.
     if np.abs(theirs - grid.affine[:3, [2, 1]].T * [[grid.shape[2]], [grid.shape[1]]]).max() > pixel.min() / 2:
         raise Refused("the prediction's grid is not that of the images")
+    places, affine = _places(request), grid.affine
+    step_mm = float(np.linalg.norm(affine[:3, 0]))
+    even = affine[:3, 3] + np.arange(len(places))[:, None] * affine[:3, 0]
+    if np.abs(places - even).max() > min(max(ROUNDED_MM, 0.03 * step_mm), 0.4 * step_mm):
+        raise Refused("the source images are not in the order of the volume's slices")
+
+
+def check_planes(request: ComposeRequest, shared: Dataset, what: str) -> None:
+    """Compare orientation and spacings that all frames share with the images'; `what` names the object in a refusal.
+
+    A distance between slices is claimed only where it is one.
+    """
+    grid, first = request.prediction.grid, request.sources[0]
+    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=float)
+    ours = _reach(np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float), spacing, grid)
+    theirs = _reach(np.array(first.ImageOrientationPatient, dtype=float), np.array(first.PixelSpacing, dtype=float), grid)
+    if np.abs(ours - theirs).max() > PLACE_MM:
+        raise Refused(f"the {what}'s orientation or spacing is not that of the images")
+    affine = grid.affine
+    normal = np.cross(affine[:3, 2], affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    apart = abs(float(affine[:3, 0] @ normal))
+    uneven = bool((np.abs(np.abs(np.diff(_places(request) @ normal)) - apart) > PLACE_MM).any())
+    told = shared.PixelMeasuresSequence[0].get("SpacingBetweenSlices")
+    if uneven != (told is None) or (told is not None and abs(float(told) - apart) > PLACE_MM):
+        raise Refused(f"the {what}'s slice spacing is not that of the images")
+
+
+def _places(request: ComposeRequest) -> Vector:
+    return np.array([source.ImagePositionPatient for source in request.sources], dtype=float)
 
 
 def _reach(orientation: Vector, spacing: Vector, grid: Grid) -> Vector:
@@ -45,26 +72,6 @@ def _reach(orientation: Vector, spacing: Vector, grid: Grid) -> Vector:
     x grows along the row's direction by the distance between columns, the second spacing. Ref: PS3.3 C.7.6.2.1.1
     """
     return np.array([orientation[:3] * spacing[1] * grid.shape[2], orientation[3:] * spacing[0] * grid.shape[1]])
-
-
-def _check_order(request: ComposeRequest, shared: Dataset, what: str) -> None:
-    """Look that the images are the volume's slices, and that a distance between slices is claimed only where it is one.
-
-    Writers that round positions to 0.1 mm put slices up to 0.05 mm off their even places, in each of three directions.
-    """
-    affine = request.prediction.grid.affine
-    step_mm = float(np.linalg.norm(affine[:3, 0]))
-    places = np.array([source.ImagePositionPatient for source in request.sources], dtype=float)
-    even = affine[:3, 3] + np.arange(len(places))[:, None] * affine[:3, 0]
-    if np.abs(places - even).max() > min(max(ROUNDED_MM, 0.03 * step_mm), 0.4 * step_mm):
-        raise Refused("the source images are not in the order of the volume's slices")
-    normal = np.cross(affine[:3, 2], affine[:3, 1])
-    normal /= np.linalg.norm(normal)
-    apart = abs(float(affine[:3, 0] @ normal))
-    uneven = bool((np.abs(np.abs(np.diff(places @ normal)) - apart) > PLACE_MM).any())
-    told = shared.PixelMeasuresSequence[0].get("SpacingBetweenSlices")
-    if uneven != (told is None) or (told is not None and abs(float(told) - apart) > PLACE_MM):
-        raise Refused(f"the {what}'s slice spacing is not that of the images")
 
 
 def slice_of(request: ComposeRequest, group: Dataset, what: str) -> int:

@@ -6,7 +6,7 @@ Ref: PS3.3 C.8.20.2; PS3.5 8.1.1 (bits run from the least significant upwards, o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,6 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
-from models.vocabulary import Prediction
 from node.errors import Refused
 from workers.results.check_place import check_planes, slice_of
 from workers.results.marks import Mark, marks
@@ -31,7 +30,6 @@ Masks = Mapping[int, Callable[[], NDArray[np.bool_]]]
 def verify(request: ComposeRequest, segs: Sequence[Dataset]) -> None:
     """Raise Refused unless the SEGs hold exactly the prediction's marks, each in one of them."""
     wanted = {tracking: mark for tracking, mark in marks(request).items() if not mark.boxed}
-    _check_explained(request.prediction, wanted.values())
     if bool(wanted) != bool(segs):
         raise Refused("the prediction marks something but there is no SEG" if wanted else "the SEG is empty")
     if len({seg.SeriesInstanceUID for seg in segs}) != len(segs):
@@ -44,14 +42,6 @@ def verify(request: ComposeRequest, segs: Sequence[Dataset]) -> None:
         found.update(_check_segments(request, seg, wanted))
     if found != Counter(wanted.keys()):
         raise Refused("the SEG does not have one segment for each organ and finding")
-
-
-def _check_explained(prediction: Prediction, wanted: Iterable[Mark]) -> None:
-    """Look for voxels that no organ or finding stands for: they would vanish unseen."""
-    exclusive = sum(mark.voxels for mark in wanted if mark.finding is not None or mark.part.index not in prediction.masks)
-    marked = np.count_nonzero(prediction.labels) + (0 if prediction.instances is None else np.count_nonzero(prediction.instances))
-    if exclusive != marked:
-        raise Refused("the prediction marks something that no organ or finding stands for")
 
 
 def _equals(array: NDArray[Any], value: int) -> Mask:
@@ -68,8 +58,8 @@ def _values(plane: NDArray[Any]) -> list[int]:
 def _check_geometry(request: ComposeRequest, seg: Dataset) -> None:
     """Compare the SEG's plane with the images' and with the grid, in millimetres of the farthest corner."""
     grid, first = request.prediction.grid, request.sources[0]
-    if (seg.Rows, seg.Columns) != grid.shape[1:] or len(request.sources) != grid.shape[0] or (first.Rows, first.Columns) != grid.shape[1:]:
-        raise Refused("the prediction's grid is not that of the images")
+    if (seg.Rows, seg.Columns) != grid.shape[1:]:
+        raise Refused("the SEG is not on the images' grid")
     if grid.is_projection:
         _check_projection(request, seg)
         return

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.card import LabelPart
 from models.vocabulary import Finding, Prediction
+from node.errors import Refused
 from workers.results.identity import tracking_uid
 from workers.results.request import ComposeRequest
 
@@ -98,3 +99,13 @@ def _areas(array: NDArray[np.uint8] | NDArray[np.uint16] | None) -> dict[int, di
 def _of_box(finding: Finding) -> dict[int, int]:
     (first, top, left), (last, bottom, right) = finding.box.low, finding.box.high
     return dict.fromkeys(range(first, last), (bottom - top) * (right - left))
+
+
+def check_explained(request: ComposeRequest) -> None:
+    """Raise Refused where voxels are marked that no organ or finding stands for: they would vanish unseen, whatever is written."""
+    prediction = request.prediction
+    known = [mark for mark in marks(request).values() if not mark.boxed]
+    exclusive = sum(mark.voxels for mark in known if mark.finding is not None or mark.part.index not in prediction.masks)
+    marked = np.count_nonzero(prediction.labels) + (0 if prediction.instances is None else np.count_nonzero(prediction.instances))
+    if exclusive != marked:
+        raise Refused("the prediction marks something that no organ or finding stands for")

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
 
 from node.errors import Refused
 from tests.workers.results import scans
 from tests.workers.results.scans import Scan
 from tests.workers.results.test_seg import FORMS, asked, overlapping
-from workers.results import ComposeRequest, check_seg, compose, packing, references, seg, seg_frames
+from workers.results import ComposeRequest, check_place, compose, packing, references, seg, seg_frames
 from workers.results.request import Draft
 from workers.results.segments import mask_on
 
@@ -165,7 +163,6 @@ def test_an_organ_lost_from_the_plan_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_the_gate_itself_refuses_images_in_another_order() -> None:
     """Slices in the wrong order would put every mark on another image, whatever was looked at before writing."""
     request = asked(scans.request(), sr_form="text")
-    datasets = [pydicom.dcmread(BytesIO(entry.dataset_bytes)) for entry in compose(request).objects if entry.kind == "seg"]
-    check_seg.verify(request, datasets)
+    check_place.check_images(request)
     with pytest.raises(Refused, match="order of the volume"):
-        check_seg.verify(replace(request, sources=request.sources[::-1]), datasets)
+        check_place.check_images(replace(request, sources=request.sources[::-1]))
