@@ -7,6 +7,7 @@ the name of what it asked for.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import re
@@ -73,7 +74,15 @@ def convert(path: Path, key: str | None = None) -> Converted:
 
     Raises BadCard where it is no checkpoint, holds code or no tensors, or where a key is needed.
     """
-    content = _read(path)
+    return _converted(path, _read(path, path), key)
+
+
+def convert_bytes(content: bytes, name: Path) -> Converted:
+    """Read a checkpoint whose bytes were checked; `name` is what a fault is told of. Raises BadCard as `convert` does."""
+    return _converted(name, _read(name, io.BytesIO(content)), None)
+
+
+def _converted(path: Path, content: Any, key: str | None) -> Converted:
     if not isinstance(content, Mapping):
         raise BadCard(f"{path}: holds {type(content).__name__}, not a table of tensors; save the network's state_dict()")
     found_at = _place(path, content, key)
@@ -95,11 +104,11 @@ def convert(path: Path, key: str | None = None) -> Converted:
     )
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, source: Path | io.BytesIO) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(ALLOWED)):
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what it cannot read it refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = _ASKED.search(str(error))
         if asked is None:

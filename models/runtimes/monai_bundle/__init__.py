@@ -1,0 +1,74 @@
+"""MONAI bundles in the model-zoo's layout: network, preprocessing, inferer and postprocessing of the bundle itself.
+
+A bundle's configuration is code. So every file that is read is pinned in the card, every name and expression is judged before it
+is evaluated (sections), and what cannot be honoured is named when the model is loaded, never skipped.
+Ref: https://docs.monai.io/en/stable/mb_specification.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models import registry
+from models.card import Card, ShelvedCard
+from models.runtimes.monai_bundle import bundle, chain, expressions, outputs, reading, sections, weights
+
+FILES = ("metadata", "inference", "weights")
+
+
+class Options(BaseModel):
+    """The card's [runtime.options].
+
+    channels     label index -> channel of the network; a label that is not named has the channel of its index
+    left_out     channels that no label reports, background apart
+    keys         image key -> roles whose volumes are its channels, in this order; without it "image" has every role of the card
+    orientation  where the x, y and z indices of the images grow that the bundle was trained on, as nibabel says it ("RAS"), or
+                 "as-stored"; needed where the bundle's preprocessing has no Orientationd
+    overrides    id in the configuration -> value, as `--inferer::overlap 0.25` on MONAI's command line
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: dict[int, int] = Field(default_factory=dict)
+    left_out: tuple[int, ...] = ()
+    keys: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    orientation: str | None = Field(default=None, pattern=r"^([LRPASI]{3}|as-stored)$")
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
+    """Build the bundle, fill its network with the checked weights, and prove on noise that it fits the card; raises BadCard."""
+    content = registry.weights(shelved, FILES)
+    with registry.options_at_fault(shelved):
+        options = Options.model_validate(shelved.card.runtime.options)
+        files = shelved.card.runtime.files
+        metadata = reading.parse(content["metadata"], files["metadata"].path)
+        facts = reading.facts(metadata)
+        config = {"_meta_": metadata, **reading.parse(content["inference"], files["inference"].path)}
+        labelled = outputs.channels(shelved.card, options.channels, options.left_out, facts.channel_def)
+        keys = _keys(shelved.card, options)
+        config = sections.overridden(config, options.overrides, device)
+        script = weights.is_script(content["weights"])
+        kept, faults = sections.needed(config, network=not script)
+        if faults := [*sections.loop_faults(config), *faults]:
+            raise ValueError("the bundle cannot be run as it is: " + "; ".join(faults))
+        bound = expressions.imports(config)
+        inverse = "none" if shelved.card.output.kind == "scores" else shelved.card.output.inverse
+        made = chain.build(kept, bound, keys, inverse)
+        network = weights.network(chain.parsed(kept, bound), content["weights"])
+        shape = weights.probe(kept, bound, network, (1, facts.inputs, *made.window(facts.shape)))
+        setup = bundle.Setup(card=shelved.card, chain=made, facts=facts, device=device, orientation=options.orientation)
+        read = bundle.prove(setup, shape, labelled)
+    return bundle.Bundle(setup, network.to(device).eval(), read)
+
+
+def _keys(card: Card, options: Options) -> dict[str, tuple[str, ...]]:
+    """Say which roles each image key takes; raises ValueError unless every role is used once."""
+    roles = [entry.role for entry in card.inputs]
+    keys = options.keys or {"image": tuple(roles)}
+    used = [role for given in keys.values() for role in given]
+    if sorted(used) != sorted(roles):
+        raise ValueError(f"keys uses the roles {', '.join(used)}, the card has {', '.join(roles)}")
+    return keys

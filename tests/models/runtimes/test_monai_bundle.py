@@ -1,0 +1,353 @@
+"""MONAI bundles give what MONAI gives of them, voxel for voxel, on the grid of the images and where the patient is."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from models import registry
+from models.card import BadCard, ShelvedCard
+from models.execution import Execution
+from models.vocabulary import Grid, Prediction, Unfit, Volume
+from tests.models.grids import AXES, ball, grid, middle_mm
+from tests.models.runtimes import bundles
+from tests.models.runtimes.bundles import INFERENCE, METADATA, POINT, changed
+
+SHAPE, SPACING_MM = (30, 44, 36), (2.0, 0.9, 1.2)
+STEPS = INFERENCE["postprocessing"]["transforms"]
+SOFTMAX, INVERT, ARGMAX, SAVE = STEPS
+SIGMOID = {"_target_": "Activationsd", "keys": "pred", "sigmoid": True}
+CUT = {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}
+MASKS = ('kind = "labels"', 'kind = "masks"')
+
+
+def scene(of: Grid) -> tuple[Volume, dict[str, np.ndarray]]:
+    """Draw two organs beside each other at places fixed in the patient."""
+    middle, along = np.array(middle_mm(of)), np.array(of.axes[1])
+    truth = {"one": ball(of, tuple(middle - 10 * along), 9.0), "two": ball(of, tuple(middle + 10 * along), 8.0)}
+    return bundles.organs(of, truth), truth
+
+
+def predict(shelved: ShelvedCard, *volumes: Volume, execution: Execution | None = None) -> Prediction:
+    """Load a model and run it on a volume a role, in the card's order."""
+    given = dict(zip((entry.role for entry in shelved.card.inputs), volumes, strict=True))
+    return registry.load(shelved, "cpu").predict(given, lambda _: None, execution or Execution())
+
+
+def of_monai(folder: Path, volume: Volume, inference: Mapping[str, Any]) -> np.ndarray:
+    """Give MONAI's own result of a volume's file, (channels, z, y, x)."""
+    found = bundles.reference(folder, {"image": str(bundles.nifti(folder / "image.nii", volume))}, inference)
+    return np.transpose(np.asarray(found), (0, 3, 2, 1))
+
+
+def metadata(**parts: Any) -> dict[str, Any]:
+    """Give the metadata with entries replaced."""
+    return changed(METADATA, **parts)
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_labels_are_monais_own(tmp_path: Path, name: str) -> None:
+    """On a series of any orientation the labels equal those that MONAI's own loop makes of its NIfTI file, in every voxel."""
+    volume, _ = scene(grid(name, SHAPE, SPACING_MM))
+    prediction = predict(bundles.card(bundles.write(tmp_path)), volume)
+    assert prediction.grid == volume.grid
+    assert prediction.labels.dtype == np.uint8
+    assert min(np.bincount(prediction.labels.ravel(), minlength=3)) > 1000  # every class occurs, so that equality says something
+    assert np.array_equal(prediction.labels, of_monai(tmp_path, volume, INFERENCE)[0])
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_organs_lie_where_they_were_drawn(tmp_path: Path, name: str) -> None:
+    """A network of a known answer marks what was drawn at places fixed in the patient, on series of every orientation."""
+    volume, truth = scene(grid(name, SHAPE, SPACING_MM))
+    inference = changed(INFERENCE, network_def=POINT)
+    # Intensities 0..1 stand for -1000..400 HU: none below 0.3, organ 1 up to 0.8, organ 2 above.
+    folder = bundles.write(tmp_path, inference, weights=bundles.lines(inference, ((0.0, 0.0), (40.0, -12.0), (80.0, -44.0))))
+    labels = predict(bundles.card(folder), volume).labels
+    for value, organ in ((1, "one"), (2, "two")):
+        centre_mm = volume.grid.to_world_mm(np.argwhere(truth[organ]).mean(axis=0)[None])[0]
+        # Around organ 2 a blurred border passes through organ 1's intensities; each is judged on its own side.
+        found = (labels == value) & ball(volume.grid, tuple(centre_mm), 10.0)
+        common = np.count_nonzero(found & truth[organ])
+        assert 2 * common / (np.count_nonzero(found) + np.count_nonzero(truth[organ])) > 0.85
+        assert np.allclose(volume.grid.to_world_mm(np.argwhere(found).mean(axis=0)[None])[0], centre_mm, atol=0.4)
+
+
+def test_overlapping_masks_are_monais_own(tmp_path: Path) -> None:
+    """Sigmoid channels that are cut at a threshold become masks that may overlap, each as MONAI makes it."""
+    volume, _ = scene(grid("sagittal", SHAPE, SPACING_MM))
+    inference = changed(INFERENCE, postprocessing__transforms=[SIGMOID, INVERT, CUT, SAVE])
+    folder = bundles.write(tmp_path, inference, metadata(network_data_format__outputs__pred__channel_def={"0": "whole", "1": "core", "2": "edge"}))
+    shelved = bundles.card(
+        folder, MASKS, ("[runtime.options]", "[runtime.options]\nchannels = { 1 = 0, 2 = 1, 3 = 2 }"), labels={1: "Whole", 2: "Core", 3: "Edge"}
+    )
+    prediction = predict(shelved, volume)
+    expected = of_monai(folder, volume, inference)
+    assert not prediction.labels.any()
+    for index in (1, 2, 3):
+        assert np.array_equal(prediction.masks[index], expected[index - 1] > 0)
+        assert 1000 < np.count_nonzero(prediction.masks[index]) < volume.array.size - 1000
+    assert (prediction.masks[1] & prediction.masks[2]).any()
+
+
+def test_probabilities_are_monais_own(tmp_path: Path) -> None:
+    """Where a bundle ends in probabilities they are kept, as near to MONAI's as their steps of 1/255 allow, and cut at the card's threshold."""
+    volume, _ = scene(grid("oblique", SHAPE, SPACING_MM))
+    inference = changed(INFERENCE, postprocessing__transforms=[SIGMOID, INVERT])
+    folder = bundles.write(tmp_path, inference)
+    cut = ("cielab = [1, 1, 1]", "cielab = [1, 1, 1]\nthreshold = 0.4")
+    prediction = predict(bundles.card(folder, MASKS, cut), volume)
+    expected = of_monai(folder, volume, inference)
+    for index in (1, 2):
+        assert np.abs(prediction.probabilities[index] / 255 - expected[index]).max() <= 0.5 / 255 + 1e-4
+        assert np.array_equal(prediction.masks[index], expected[index] >= np.float32(0.4))
+
+
+@pytest.mark.parametrize(("inverse", "steps"), [("scores-linear", [SOFTMAX, INVERT, ARGMAX]), ("labels-nearest", [SOFTMAX, ARGMAX, INVERT])])
+def test_a_bundle_without_a_way_back_gets_one(tmp_path: Path, inverse: str, steps: list[dict[str, Any]]) -> None:
+    """Where a bundle has no Invertd its scores or its labels are returned as the card says, as if the bundle had one in that place."""
+    volume, _ = scene(grid("coronal", SHAPE, SPACING_MM))
+    folder = bundles.write(tmp_path, changed(INFERENCE, postprocessing__transforms=[SOFTMAX, ARGMAX, SAVE]))
+    prediction = predict(bundles.card(folder, ('inverse = "runtime"', f'inverse = "{inverse}"')), volume)
+    steps = [{**step, "nearest_interp": inverse == "labels-nearest"} if step["_target_"] == "Invertd" else step for step in steps]
+    assert np.array_equal(prediction.labels, of_monai(folder, volume, changed(INFERENCE, postprocessing__transforms=steps))[0])
+    assert prediction.variant["inverse"] == "ours"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [SOFTMAX, INVERT, ARGMAX, {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "applied_labels": [1, 2]}],
+        [SOFTMAX, ARGMAX, {"_target_": "FillHolesd", "keys": "pred"}, {**INVERT, "nearest_interp": True}],
+        [{"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: torch.softmax(x, dim=0)"}, INVERT, ARGMAX],
+        [SOFTMAX, INVERT, {**ARGMAX, "to_onehot": 3}],
+    ],
+    ids=["largest part", "holes filled", "lambda", "one-hot"],
+)
+def test_postprocessing_is_honoured(tmp_path: Path, steps: list[dict[str, Any]]) -> None:
+    """What a bundle does after its network is done, in its order, and gives what MONAI gives."""
+    volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
+    inference = changed(INFERENCE, postprocessing__transforms=[*steps, SAVE])
+    folder = bundles.write(tmp_path, inference)
+    expected = of_monai(folder, volume, inference)
+    labels = predict(bundles.card(folder), volume).labels
+    assert np.array_equal(labels, expected.argmax(axis=0) if len(expected) > 1 else expected[0])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"preprocessing__transforms__5": {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "margin": 2}},
+        {"preprocessing__transforms__5": {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}},
+        {"preprocessing__transforms__3": {"_target_": "Resized", "keys": "image", "spatial_size": [40, 36, 28]}},
+        {"inferer": {"_target_": "SlidingWindowInferer", "roi_size": [32, 24, 16], "overlap": 0.25, "mode": "gaussian", "padding_mode": "replicate"}},
+        {"inferer": {"_target_": "SimpleInferer"}, "preprocessing__transforms__5": {"_target_": "DivisiblePadd", "keys": "image", "k": 4}},
+        {"spacing": "$[@bundle_size * 0.5, 1.5, 2.0]", "bundle_size": 3},
+    ],
+    ids=["crop", "normalise", "resize", "gaussian", "whole image", "expression"],
+)
+def test_preprocessing_and_inferer_are_honoured(tmp_path: Path, parts: dict[str, Any]) -> None:
+    """What a bundle does before its network, and how it cuts windows, gives what MONAI gives."""
+    volume, _ = scene(grid("sagittal", SHAPE, SPACING_MM))
+    inference = changed(INFERENCE, **parts)
+    folder = bundles.write(tmp_path, inference)
+    labels = predict(bundles.card(folder), volume).labels
+    assert np.array_equal(labels, of_monai(folder, volume, inference)[0])
+
+
+def test_several_roles_become_channels_in_their_order(tmp_path: Path) -> None:
+    """A bundle whose image is a list of files gets one channel a role, in the order of the options, as MONAI stacks them."""
+    of = grid("oblique", SHAPE, SPACING_MM)
+    one, _ = scene(of)
+    flipped = replace(one, modality="MR", unit="1", array=np.ascontiguousarray(one.array[::-1]))
+    one = replace(one, modality="MR", unit="1")
+    inference = changed(INFERENCE, network_def__in_channels=2)
+    folder = bundles.write(tmp_path, inference, metadata(network_data_format__inputs__image__num_channels=2))
+    keys = ("[runtime.options]", '[runtime.options]\nkeys = { image = ["flair", "t1"] }')
+    prediction = predict(bundles.card(folder, keys, roles=(("t1", "MR"), ("flair", "MR"))), one, flipped)
+    files = [str(bundles.nifti(folder / f"{name}.nii", volume)) for name, volume in (("flair", flipped), ("t1", one))]
+    expected = np.transpose(np.asarray(bundles.reference(folder, {"image": files}, inference)), (0, 3, 2, 1))
+    assert np.array_equal(prediction.labels, expected[0])
+    swapped = np.transpose(np.asarray(bundles.reference(folder, {"image": files[::-1]}, inference)), (0, 3, 2, 1))
+    assert not np.array_equal(prediction.labels, swapped[0])
+
+
+def test_roles_on_different_voxels_are_unfit(tmp_path: Path) -> None:
+    """Contrasts that do not lie on each other's voxels are not stacked; the reason names the role."""
+    inference = changed(INFERENCE, network_def__in_channels=2)
+    folder = bundles.write(tmp_path, inference, metadata(network_data_format__inputs__image__num_channels=2))
+    shelved = bundles.card(folder, roles=(("t1", "MR"), ("flair", "MR")))
+    one, other = (replace(scene(grid(name, SHAPE, SPACING_MM))[0], modality="MR", unit="1") for name in ("axial", "oblique"))
+    with pytest.raises(Unfit, match="The series for flair does not lie on the voxels"):
+        predict(shelved, one, other)
+
+
+def test_yaml_is_read_as_json_is(tmp_path: Path) -> None:
+    """The same configuration in YAML gives the same labels."""
+    yaml = pytest.importorskip("yaml")
+    volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
+    folder = bundles.write(tmp_path)
+    expected = predict(bundles.card(folder), volume).labels
+    (folder / "configs/inference.yaml").write_text(yaml.safe_dump(copy.deepcopy(INFERENCE), sort_keys=False))
+    assert np.array_equal(predict(bundles.card(folder, ("inference.json", "inference.yaml")), volume).labels, expected)
+
+
+def test_overrides_of_the_card_are_used(tmp_path: Path) -> None:
+    """A value that the card sets by its id in the configuration is what is run, as on MONAI's command line."""
+    volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
+    folder = bundles.write(tmp_path)
+    given = ("[runtime.options]", '[runtime.options]\noverrides = { spacing = [3.0, 3.0, 3.0], "inferer::overlap" = 0.25 }')
+    labels = predict(bundles.card(folder, given), volume).labels
+    assert np.array_equal(labels, of_monai(folder, volume, changed(INFERENCE, spacing=[3.0, 3.0, 3.0], inferer__overlap=0.25))[0])
+    assert not np.array_equal(labels, of_monai(folder, volume, INFERENCE)[0])
+
+
+def test_scores_are_monais_own(tmp_path: Path) -> None:
+    """A classifier's probabilities equal MONAI's to 1e-4, each under the label of its channel."""
+    volume, _ = scene(grid("sagittal", SHAPE, SPACING_MM))
+    inference = changed(
+        INFERENCE,
+        network_def={"_target_": "Classifier", "in_shape": [1, 32, 32, 32], "classes": 3, "channels": [4, 8], "strides": [2, 2]},
+        preprocessing__transforms__3={"_target_": "Resized", "keys": "image", "spatial_size": [32, 32, 32]},
+        inferer={"_target_": "SimpleInferer"},
+        postprocessing__transforms=[SOFTMAX],
+    )
+    folder = bundles.write(tmp_path, inference)
+    prediction = predict(bundles.card(folder, ('kind = "labels"', 'kind = "scores"')), volume)
+    expected = np.asarray(bundles.reference(folder, {"image": str(bundles.nifti(folder / "image.nii", volume))}, inference))
+    assert [entry.label for entry in prediction.scores] == [1, 2]
+    assert np.allclose([entry.score for entry in prediction.scores], expected[1:], atol=1e-4)
+
+
+def test_a_radiograph_is_read_as_a_picture_is(tmp_path: Path) -> None:
+    """A 2-D bundle sees a radiograph with its columns first, as MONAI's readers give a picture, and its masks lie on the picture."""
+    of = Grid(
+        shape=(1, 60, 44), origin_mm=(0, 0, 0), axes=((0, 0, 1), (0, 1, 0), (1, 0, 0)), spacing_mm=(1, 0.2, 0.2), space="image"
+    )
+    array = np.zeros(of.shape, dtype=np.float32)
+    array[0, 8:20, 30:40] = 1.0
+    steps = [INFERENCE["preprocessing"]["transforms"][index] for index in (0, 1, 5)]
+    inference = changed(
+        INFERENCE,
+        network_def={**POINT, "spatial_dims": 2, "out_channels": 1},
+        preprocessing__transforms=[*steps, {"_target_": "Resized", "keys": "image", "spatial_size": [88, 120]}],
+        inferer={"_target_": "SimpleInferer"},
+        postprocessing__transforms=[SIGMOID, INVERT, CUT],
+    )
+    built = bundles.network(inference)
+    state = {name: torch.zeros_like(tensor) if "conv" in name else tensor for name, tensor in built.state_dict().items()}
+    state["encode.encode_0.conv.weight"][0, 0, 1, 1] = 1
+    state["decode.decode_0.conv.conv.weight"][0, 0, 1, 1] = 40
+    state["decode.decode_0.conv.conv.bias"][0] = -20
+    built.load_state_dict(state)
+    about = metadata(
+        network_data_format__inputs__image__spatial_shape=[88, 120],
+        network_data_format__outputs__pred={"num_channels": 1, "channel_def": {"0": "opacity"}},
+    )
+    folder = bundles.write(tmp_path, inference, about, built)
+    options = ("[runtime.options]", "[runtime.options]\nchannels = { 1 = 0 }")
+    shelved = bundles.card(folder, options, MASKS, labels={1: "Opacity"}, roles=(("xray", "DX"),))
+    prediction = predict(shelved, Volume(array=array, grid=of, unit="1", modality="DX"))
+    assert np.array_equal(prediction.masks[1], array > 0.5)
+
+
+def test_a_two_dimensional_network_goes_through_the_slices(tmp_path: Path) -> None:
+    """A SliceInferer's 2-D network gives of a volume what MONAI gives."""
+    volume, _ = scene(grid("coronal", SHAPE, SPACING_MM))
+    inference = changed(
+        INFERENCE,
+        network_def__spatial_dims=2,
+        inferer={"_target_": "SliceInferer", "roi_size": [32, 32], "sw_batch_size": 2, "spatial_dim": 2},
+    )
+    folder = bundles.write(tmp_path, inference, metadata(network_data_format__inputs__image__spatial_shape=[32, 32]))
+    assert np.array_equal(predict(bundles.card(folder), volume).labels, of_monai(folder, volume, inference)[0])
+
+
+@pytest.mark.parametrize("form", ["safetensors", "checkpoint", "torchscript"])
+def test_every_form_of_weights_gives_the_same(tmp_path: Path, form: str) -> None:
+    """Safetensors, a trainer's checkpoint and TorchScript give the labels that the plain state dict gives."""
+    volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
+    folder = bundles.write(tmp_path)
+    expected = predict(bundles.card(folder), volume).labels
+    built = bundles.network()
+    if form == "safetensors":
+        (folder / "models/other").write_bytes(save(built.state_dict()))
+    elif form == "checkpoint":
+        torch.save({"model": built.state_dict(), "epoch": 3}, folder / "models/other")
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of every branch of the network
+            torch.jit.save(torch.jit.trace(built, torch.zeros(1, 1, 32, 32, 32)), folder / "models/other")
+    assert np.array_equal(predict(bundles.card(folder, ("models/model.pt", "models/other")), volume).labels, expected)
+
+
+def test_batch_and_stitching_change_no_label(tmp_path: Path) -> None:
+    """Four windows at once, put together in the host's memory, give the same labels, and the prediction says how it was run."""
+    volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
+    shelved = bundles.card(bundles.write(tmp_path))
+    plain = predict(shelved, volume)
+    other = predict(shelved, volume, execution=Execution(batch=4, stitch="host", tile=True))
+    assert np.array_equal(plain.labels, other.labels)
+    assert {"batch": "4", "stitch": "host", "precision": "float32"}.items() <= other.variant.items()
+    assert plain.variant["bundle"] == "Lines 0.3.1"
+
+
+def test_need_grows_with_classes_and_batch(tmp_path: Path) -> None:
+    """A larger volume, a larger batch and stitching on the host are told before anything is run."""
+    model = registry.load(bundles.card(bundles.write(tmp_path)), "cpu")
+    small, large = ({"ct": grid("axial", shape, SPACING_MM)} for shape in (SHAPE, (60, 88, 72)))
+    assert model.need(large, Execution()).device > model.need(small, Execution()).device
+    assert model.need(small, Execution(batch=4)).device > model.need(small, Execution()).device
+    assert model.need(small, Execution(stitch="host")).device < model.need(small, Execution()).device
+    assert model.need(small, Execution(stitch="host")).host > model.need(small, Execution()).host
+
+
+def test_progress_rises_to_one(tmp_path: Path) -> None:
+    """Progress never falls and ends at 1."""
+    told: list[float] = []
+    volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
+    folder = bundles.write(tmp_path, changed(INFERENCE, spacing=[1.0, 1.0, 1.0]))
+    registry.load(bundles.card(folder), "cpu").predict({"ct": volume}, told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert len(told) > 10
+
+
+def test_a_bundle_without_orientation_must_say_how_its_images_were_stored(tmp_path: Path) -> None:
+    """Without Orientationd a card says how training images were stored; "RAS" gives what MONAI gives of the file so stored."""
+    volume, _ = scene(grid("sagittal", SHAPE, SPACING_MM))
+    steps = [step for step in INFERENCE["preprocessing"]["transforms"] if step["_target_"] != "Orientationd"]
+    inference = changed(INFERENCE, preprocessing__transforms=steps)
+    folder = bundles.write(tmp_path, inference)
+    with pytest.raises(BadCard, match="has no Orientationd"):
+        registry.load(bundles.card(folder), "cpu")
+    labels = predict(bundles.card(folder, ("[runtime.options]", '[runtime.options]\norientation = "RAS"')), volume).labels
+    # INFERENCE itself turns to RAS first, and is the same bundle otherwise.
+    assert np.array_equal(labels, of_monai(folder, volume, INFERENCE)[0])
+    stored = predict(bundles.card(folder, ("[runtime.options]", '[runtime.options]\norientation = "as-stored"')), volume).labels
+    assert np.array_equal(stored, of_monai(folder, volume, inference)[0])
+    assert not np.array_equal(labels, stored)
+
+
+def test_a_finding_gets_its_number_and_probability(tmp_path: Path) -> None:
+    """Of a bundle that ends in probabilities a finding is numbered and scored, and lies where it was drawn."""
+    volume, truth = scene(grid("oblique", SHAPE, SPACING_MM))
+    inference = changed(INFERENCE, network_def={**POINT, "out_channels": 2}, postprocessing__transforms=[SOFTMAX, INVERT])
+    about = metadata(network_data_format__outputs__pred={"num_channels": 2, "channel_def": {"0": "background", "1": "nodule"}})
+    folder = bundles.write(tmp_path, inference, about, bundles.lines(inference, ((0.0, 0.0), (80.0, -68.0))))
+    marked = (('kind = "organ"', 'kind = "finding"'), ("cielab = [1, 1, 1]", "cielab = [1, 1, 1]\nthreshold = 0.6\nmin_volume_ml = 0.5"))
+    prediction = predict(bundles.card(folder, *marked, labels={1: "Nodule"}), volume)
+    (finding,) = prediction.findings
+    assert (finding.number, finding.label) == (1, 1)
+    assert 0.9 < finding.score <= 1
+    found = prediction.instances == 1
+    assert 2 * np.count_nonzero(found & truth["two"]) / (np.count_nonzero(found) + np.count_nonzero(truth["two"])) > 0.85
