@@ -56,36 +56,40 @@ def prove(setup: Setup, shape: tuple[int, ...], labelled: dict[int, int]) -> out
     made, facts = setup.chain, setup.facts
     if setup.orientation is None and not setup.flat and not made.orients:
         raise ValueError(
-            'the bundle\'s preprocessing has no Orientationd: say in orientation how its training images were stored ("RAS"), or "as-stored"'
+            "the bundle's preprocessing has no Orientationd: say in orientation how its training images were stored "
+            '("RAS"), or "as-stored"'
         )
     if len(shape) < 2 or shape[1] != facts.outputs:
         raise ValueError(f"the network gives {shape[1:]}, metadata says {facts.outputs} channels")
     window = made.window(facts.shape)
-    if len(shape) > 2 and shape[2:] != window:
+    spatial = len(shape) > 2
+    if spatial and shape[2:] != window:
         raise ValueError(f"the network makes {shape[2:]} of {window}; a result must have its input's size")
     grid = TRIAL_PICTURE if setup.flat else TRIAL
     try:
-        data = made.prepare(_noise(setup, grid))
-        image = data[chain.IMAGE]
-        if image.shape[0] != facts.inputs:
-            raise ValueError(f"preprocessing gives {image.shape[0]} channels, metadata says the network takes {facts.inputs}")
-        sizes = image.shape[1:] if len(shape) > 2 else ()
-        if sizes:
-            seen = made.infer(data, lambda windows: windows[:, :1] * 0, PLAIN, "cpu")
-            if seen.shape[1:] != image.shape[1:]:
-                raise ValueError(f"the inferer makes {tuple(seen.shape[1:])} of {tuple(image.shape[1:])}")
-        scores = torch.randn((facts.outputs, *sizes), generator=torch.Generator().manual_seed(0))
-        found = made.finish(data, scores)
-    except ValueError:
-        raise
-    except Exception as error:  # noqa: BLE001 -- a bundle's transforms may raise anything
-        inner: BaseException = error
-        while inner.__cause__ is not None:
-            inner = inner.__cause__
-        raise ValueError(f"the bundle fails on an image of noise: {type(inner).__name__}: {' '.join(str(inner).split())[:300]}") from None
-    if sizes and (wrong := chain.on_grid(found, _turned(setup, grid))):
+        found = _tried(setup, grid, spatial=spatial)
+    except Exception as error:
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(f"the bundle fails on an image of noise: {chain.innermost(error)}") from None
+    if spatial and (wrong := chain.on_grid(found, _turned(setup, grid))):
         raise ValueError(f"the bundle does not return to the source grid: {wrong}")
     return outputs.reading(setup.card, found, facts.outputs, labelled)
+
+
+def _tried(setup: Setup, grid: Grid, *, spatial: bool) -> torch.Tensor:
+    """Run the chain on noise, with noise for the network's scores; raises whatever a bundle's transforms raise."""
+    made, facts = setup.chain, setup.facts
+    data = made.prepare(_noise(setup, grid))
+    image = data[chain.IMAGE]
+    if image.shape[0] != facts.inputs:
+        raise ValueError(f"preprocessing gives {image.shape[0]} channels, metadata says the network takes {facts.inputs}")
+    sizes = tuple(image.shape[1:]) if spatial else ()
+    if spatial:
+        seen = tuple(made.infer(data, lambda windows: windows[:, :1] * 0, PLAIN, "cpu").shape[1:])
+        if seen != sizes:
+            raise ValueError(f"the inferer makes {seen} of {sizes}")
+    return made.finish(data, torch.randn((facts.outputs, *sizes), generator=torch.Generator().manual_seed(0)))
 
 
 def _turned(setup: Setup, grid: Grid) -> Grid:

@@ -134,7 +134,7 @@ def build(config: Mapping[str, Any], bound: Mapping[str, str], keys: Mapping[str
         postprocessing = Compose(_with_inverse(preprocessing, _steps(postprocessing), inverse))
     inferer = part(parser, "inferer") if "inferer" in config else SimpleInferer()
     if not callable(inferer):
-        raise ValueError("inferer: cannot be called")
+        raise ValueError("inferer: cannot be called")  # noqa: TRY004 -- of the bundle
     return Chain(keys=keys, preprocessing=preprocessing, inferer=inferer, postprocessing=postprocessing, own=own)
 
 
@@ -150,10 +150,14 @@ def part(parser: ConfigParser, name: str) -> Any:
     try:
         return parser.get_parsed_content(name) if name in parser else None
     except Exception as error:  # noqa: BLE001 -- a bundle's components may raise anything
-        inner: BaseException = error
-        while inner.__cause__ is not None:
-            inner = inner.__cause__
-        raise ValueError(f"{name}: cannot be built: {type(inner).__name__}: {str(inner).splitlines()[0] if str(inner) else ''}") from None
+        raise ValueError(f"{name}: cannot be built: {innermost(error)}") from None
+
+
+def innermost(error: BaseException) -> str:
+    """Say what lies at the bottom of an error that MONAI has wrapped."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _compose(name: str, made: Any) -> Compose:

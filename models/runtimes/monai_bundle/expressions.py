@@ -9,17 +9,17 @@ from typing import Any
 
 from models.runtimes.monai_bundle import rules
 
-BUILTINS = frozenset(
-    "len range int float bool str list tuple dict set min max abs sum round sorted reversed zip enumerate any all isinstance slice map "
-    "filter True False None".split()
+BUILTINS = rules.words(
+    "len range int float bool str list tuple dict set min max abs sum round sorted reversed zip enumerate any all isinstance "
+    "slice map filter True False None"
 )
 # What may be asked of a value that is no module: nothing that writes, runs or looks behind the value.
-METHODS = frozenset(
-    "to cpu cuda eval half float double long int bool type dtype device shape ndim size numel dim item tolist numpy detach clone copy astype "
-    "sum mean std max min argmax argmin any all abs clamp clip round sqrt exp log pow unsqueeze squeeze permute transpose reshape view "
-    "flatten ravel flip T expand repeat contiguous softmax sigmoid unique gt ge lt le eq ne where masked_fill logical_and logical_or "
-    "logical_not keys values items get index count append extend split rsplit strip lower upper replace join startswith endswith "
-    "affine meta pixdim array as_tensor transforms network model roi_size".split()
+METHODS = rules.words(
+    "to cpu cuda eval half float double long int bool type dtype device shape ndim size numel dim item tolist numpy detach "
+    "clone copy astype sum mean std max min argmax argmin any all abs clamp clip round sqrt exp log pow unsqueeze squeeze "
+    "permute transpose reshape view flatten ravel flip T expand repeat contiguous softmax sigmoid unique gt ge lt le eq ne "
+    "where masked_fill logical_and logical_or logical_not keys values items get index count append extend split rsplit strip "
+    "lower upper replace join startswith endswith affine meta pixdim array as_tensor transforms network model roi_size"
 )
 NODES = (
     ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.IfExp, ast.Compare, ast.Call, ast.Constant, ast.Attribute, ast.Subscript,

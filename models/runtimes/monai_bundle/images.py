@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from models.vocabulary import Grid, Volume
 
 Array = NDArray[Any]
+SETTINGS = frozenset({"reader", "dtype", "image_only", "ensure_channel_first", "simple_keys"})
+"""Arguments of LoadImaged that are known. A reader's name changes nothing: every reader gives the same axes."""
 
 
 def affine(grid: Grid) -> NDArray[np.float64]:
@@ -43,27 +45,17 @@ def back(array: Array) -> Array:
 class Received(MapTransform):
     """Stands where a bundle has LoadImaged, with its arguments: what it is given under a key are volumes, not file names.
 
-    Several volumes become the channels of one image, as several files do; they must lie on one grid. No argument of a reader is
-    known but its name, which changes nothing: every reader gives the same axes.
+    Several volumes become the channels of one image, as several files do; they must lie on one grid.
     """
 
-    def __init__(  # noqa: PLR0913 -- the arguments are LoadImaged's, which a configuration passes by name
-        self,
-        keys: KeysCollection,
-        reader: object = None,
-        dtype: DtypeLike = np.float32,
-        image_only: bool = True,  # noqa: FBT001, FBT002 -- as above
-        ensure_channel_first: bool = False,  # noqa: FBT001, FBT002 -- as above
-        simple_keys: bool = False,  # noqa: FBT001, FBT002 -- as above
-        allow_missing_keys: bool = False,  # noqa: FBT001, FBT002 -- as above
-    ) -> None:
+    def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False, **settings: Any) -> None:
         super().__init__(keys, allow_missing_keys)
-        if reader is not None and not isinstance(reader, str):
-            raise ValueError("a reader is named by a word")
-        self._dtype = dtype
-        self._image_only = image_only
-        self._channel_first = ensure_channel_first
-        self._simple_keys = simple_keys
+        if unknown := sorted(set(settings) - SETTINGS):
+            raise TypeError(f"LoadImaged's {', '.join(unknown)} cannot be honoured: a volume comes from memory")
+        self._dtype: DtypeLike = settings.get("dtype", np.float32)
+        self._image_only = bool(settings.get("image_only", True))
+        self._channel_first = bool(settings.get("ensure_channel_first", False))
+        self._simple_keys = bool(settings.get("simple_keys", False))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Give images in the place of volumes."""

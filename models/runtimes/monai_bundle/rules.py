@@ -17,6 +17,12 @@ import numpy as np
 import torch
 from monai.bundle.config_item import ComponentLocator
 
+
+def words(text: str) -> frozenset[str]:
+    """Split words at their spaces."""
+    return frozenset(text.split())
+
+
 PLACES = (
     "monai.transforms.", "monai.inferers.", "monai.networks.nets.", "monai.networks.blocks.", "monai.networks.layers.",
     "monai.apps.detection.networks.", "monai.apps.detection.transforms.", "monai.apps.detection.utils.", "monai.apps.vista3d.transforms",
@@ -36,14 +42,15 @@ REFUSED = {
     "MultiModal": "downloads its weights",
     "BertPreTrainedModel": "downloads its weights",
 }
-NUMPY = frozenset(
-    "array asarray zeros ones full eye arange linspace where stack concatenate clip round mean std sum prod max min argmax unique any all "
-    "isin transpose moveaxis expand_dims squeeze reshape ravel percentile quantile median pi inf nan newaxis e".split()
+NUMPY = words(
+    "array asarray zeros ones full eye arange linspace where stack concatenate clip round mean std sum prod max min argmax "
+    "unique any all isin transpose moveaxis expand_dims squeeze reshape ravel percentile quantile median pi inf nan newaxis e"
 )
-TORCH = frozenset(
-    "device tensor as_tensor from_numpy zeros ones full eye arange linspace where stack cat clamp clip round floor ceil abs mean std sum prod "
-    "max min argmax unique any all isin sigmoid softmax exp log sqrt logical_and logical_or logical_not logical_xor zeros_like ones_like "
-    "full_like flip permute squeeze unsqueeze reshape inf nan pi cuda.is_available cuda.device_count".split()
+TORCH = words(
+    "device tensor as_tensor from_numpy zeros ones full eye arange linspace where stack cat clamp clip round floor ceil abs "
+    "mean std sum prod max min argmax unique any all isin sigmoid softmax exp log sqrt logical_and logical_or logical_not "
+    "logical_xor zeros_like ones_like full_like flip permute squeeze unsqueeze reshape inf nan pi cuda.is_available "
+    "cuda.device_count"
 )
 
 

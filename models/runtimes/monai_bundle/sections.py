@@ -21,9 +21,9 @@ ROOTS = ("network_def", "network", "preprocessing", "inferer", "postprocessing")
 REFERS = {"network": ("network", "network_def"), "inferer": ("inferer",), "postprocessing": ("postprocessing",)}
 LOOP_CHANGES = ("prepare_batch", "iteration_update")
 # Handlers of a bundle's evaluator that change no result.
-IDLE_HANDLERS = frozenset(
-    "CheckpointLoader StatsHandler GarbageCollector MetricsSaver TensorBoardStatsHandler TensorBoardImageHandler LogfileHandler "
-    "MeanDice IgniteMetricHandler".split()
+IDLE_HANDLERS = rules.words(
+    "CheckpointLoader StatsHandler GarbageCollector MetricsSaver TensorBoardStatsHandler TensorBoardImageHandler "
+    "LogfileHandler MeanDice IgniteMetricHandler"
 )
 OUTSIDE = re.compile(r"^(/|~|[A-Za-z]:[\\/])|(^|[\\/])\.\.([\\/]|$)|://")
 WORDS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})

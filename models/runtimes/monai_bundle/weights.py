@@ -6,6 +6,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from monai.bundle.config_parser import ConfigParser
 from models import conversion
 from models import network as filling
 from models.runtimes.monai_bundle import chain
-
 
 
 def is_script(content: bytes) -> bool:
@@ -41,12 +41,11 @@ def network(parser: ConfigParser, content: bytes) -> torch.nn.Module:
 
 def probe(kept: Mapping[str, Any], bound: Mapping[str, str], built: torch.nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Give the shape that the network makes of an input of a shape, without its content where that can be told; raises ValueError."""
-    try:
-        if is_scripted(built) or "network_def" not in kept:
-            raise NotImplementedError
-        with torch.device("meta"), torch.no_grad():
+    found = None
+    if "network_def" in kept:
+        with suppress(Exception), torch.device("meta"), torch.no_grad():  # what a network cannot do without content is tried with it
             found = chain.part(chain.parsed(kept, bound), "network_def").eval()(torch.zeros(shape))
-    except Exception:  # noqa: BLE001 -- whatever a network cannot do without content is tried with it
+    if found is None:
         found = _run(built, shape)
     if not isinstance(found, torch.Tensor):
         raise ValueError("the network gives several outputs; one is needed")  # noqa: TRY004 -- of the bundle
@@ -59,11 +58,6 @@ def _run(built: torch.nn.Module, shape: tuple[int, ...]) -> Any:
             return built.cpu().eval()(torch.zeros(shape))
     except Exception as error:  # noqa: BLE001 -- a bundle's network may raise anything
         raise ValueError(f"the network does not take {shape[1:]}: {type(error).__name__}: {' '.join(str(error).split())[-200:]}") from None
-
-
-def is_scripted(built: torch.nn.Module) -> bool:
-    """Tell TorchScript."""
-    return isinstance(built, torch.jit.ScriptModule)
 
 
 def script(content: bytes) -> torch.nn.Module:

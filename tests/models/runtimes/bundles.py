@@ -22,12 +22,24 @@ from models.vocabulary import Grid, Volume
 AIR, ONE, TWO = -900, 40, 300
 """Intensities of a scene in HU: outside, organ 1, organ 2."""
 UNET = {
-    "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2], "num_res_units": 1,
-}  # fmt: skip
+    "_target_": "UNet",
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 3,
+    "channels": [4, 8],
+    "strides": [2],
+    "num_res_units": 1,
+}
 POINT = {
-    "_target_": "AutoEncoder", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4], "strides": [1], "norm": "batch",
+    "_target_": "AutoEncoder",
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 3,
+    "channels": [4],
+    "strides": [1],
+    "norm": "batch",
     "act": "relu",
-}  # fmt: skip
+}
 METADATA: dict[str, Any] = {
     "version": "0.3.1",
     "monai_version": "1.6.1",
@@ -36,7 +48,9 @@ METADATA: dict[str, Any] = {
     "name": "Lines",
     "network_data_format": {
         "inputs": {"image": {"type": "image", "num_channels": 1, "spatial_shape": [32, 32, 32], "channel_def": {"0": "image"}}},
-        "outputs": {"pred": {"type": "image", "num_channels": 3, "channel_def": {"0": "background", "1": "first organ", "2": "second organ"}}},
+        "outputs": {
+            "pred": {"type": "image", "num_channels": 3, "channel_def": {"0": "background", "1": "first organ", "2": "second organ"}}
+        },
     },
 }
 INFERENCE: dict[str, Any] = {
@@ -68,7 +82,14 @@ INFERENCE: dict[str, Any] = {
         "_target_": "Compose",
         "transforms": [
             {"_target_": "Activationsd", "keys": "pred", "softmax": True},
-            {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "@image_key", "nearest_interp": False, "to_tensor": True},
+            {
+                "_target_": "Invertd",
+                "keys": "pred",
+                "transform": "@preprocessing",
+                "orig_keys": "@image_key",
+                "nearest_interp": False,
+                "to_tensor": True,
+            },
             {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
             {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir"},
         ],
@@ -86,7 +107,7 @@ INFERENCE: dict[str, Any] = {
     },
     "initialize": ["$monai.utils.set_determinism(seed=123)"],
     "run": ["$@evaluator.run()"],
-}  # fmt: skip
+}
 CARD = """
 schema_version = 1
 [model]
@@ -187,12 +208,16 @@ def card(
         ROLE.format(role=role, reference=str(index == 0).lower(), modality=modality) for index, (role, modality) in enumerate(roles)
     )
     marks = labels if labels is not None else {1: "First organ", 2: "Second organ"}
-    text = CARD.replace("INPUTS", inputs).replace("LABELS", "".join(LABEL.format(index=index, label=label) for index, label in marks.items()))
+    text = CARD.replace("INPUTS", inputs).replace(
+        "LABELS", "".join(LABEL.format(index=index, label=label) for index, label in marks.items())
+    )
     for old, new in replaced:
         assert old in text, old
         text = text.replace(old, new)
     for name in ("metadata", "inference", "weights"):
-        path = folder / next(line for line in text.split(f"[runtime.files.{name}]")[1].splitlines() if line.startswith("path")).split('"')[1]
+        path = (
+            folder / next(line for line in text.split(f"[runtime.files.{name}]")[1].splitlines() if line.startswith("path")).split('"')[1]
+        )
         text = text.replace(f'"{name.upper()}"', f'"{hashlib.sha256(path.read_bytes()).hexdigest()}"')
     (folder / "card.toml").write_text(text)
     return read(folder / "card.toml")
@@ -216,12 +241,20 @@ def reference(folder: Path, images: Mapping[str, Any], inference: Mapping[str, A
     config = copy.deepcopy(dict(inference))
     config["device"] = "cpu"
     config["network"] = "$@network_def.to(@device)"
-    config["postprocessing"]["transforms"] = [step for step in config["postprocessing"]["transforms"] if "SaveImage" not in step["_target_"]]
-    config = {name: part for name, part in config.items() if name not in {"imports", "output_dir", "datalist", "dataset", "dataloader", "evaluator", "handlers", "initialize", "run"}}
+    config["postprocessing"]["transforms"] = [
+        step for step in config["postprocessing"]["transforms"] if "SaveImage" not in step["_target_"]
+    ]
+    config = {
+        name: part
+        for name, part in config.items()
+        if name not in {"imports", "output_dir", "datalist", "dataset", "dataloader", "evaluator", "handlers", "initialize", "run"}
+    }
     parser = ConfigParser(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        preprocessing, inferer, postprocessing = (parser.get_parsed_content(name) for name in ("preprocessing", "inferer", "postprocessing"))
+        preprocessing, inferer, postprocessing = (
+            parser.get_parsed_content(name) for name in ("preprocessing", "inferer", "postprocessing")
+        )
     built = parser.get_parsed_content("network_def")
     built.load_state_dict(torch.load(folder / "models/model.pt", weights_only=True))
     batch = list_data_collate([preprocessing(dict(images))])

@@ -86,9 +86,14 @@ def test_overlapping_masks_are_monais_own(tmp_path: Path) -> None:
     """Sigmoid channels that are cut at a threshold become masks that may overlap, each as MONAI makes it."""
     volume, _ = scene(grid("sagittal", SHAPE, SPACING_MM))
     inference = changed(INFERENCE, postprocessing__transforms=[SIGMOID, INVERT, CUT, SAVE])
-    folder = bundles.write(tmp_path, inference, metadata(network_data_format__outputs__pred__channel_def={"0": "whole", "1": "core", "2": "edge"}))
+    folder = bundles.write(
+        tmp_path, inference, metadata(network_data_format__outputs__pred__channel_def={"0": "whole", "1": "core", "2": "edge"})
+    )
     shelved = bundles.card(
-        folder, MASKS, ("[runtime.options]", "[runtime.options]\nchannels = { 1 = 0, 2 = 1, 3 = 2 }"), labels={1: "Whole", 2: "Core", 3: "Edge"}
+        folder,
+        MASKS,
+        ("[runtime.options]", "[runtime.options]\nchannels = { 1 = 0, 2 = 1, 3 = 2 }"),
+        labels={1: "Whole", 2: "Core", 3: "Edge"},
     )
     prediction = predict(shelved, volume)
     expected = of_monai(folder, volume, inference)
@@ -100,7 +105,7 @@ def test_overlapping_masks_are_monais_own(tmp_path: Path) -> None:
 
 
 def test_probabilities_are_monais_own(tmp_path: Path) -> None:
-    """Where a bundle ends in probabilities they are kept, as near to MONAI's as their steps of 1/255 allow, and cut at the card's threshold."""
+    """A bundle's probabilities are MONAI's own, as near as their steps of 1/255 allow, and masks are cut at the card's threshold."""
     volume, _ = scene(grid("oblique", SHAPE, SPACING_MM))
     inference = changed(INFERENCE, postprocessing__transforms=[SIGMOID, INVERT])
     folder = bundles.write(tmp_path, inference)
@@ -112,7 +117,9 @@ def test_probabilities_are_monais_own(tmp_path: Path) -> None:
         assert np.array_equal(prediction.masks[index], expected[index] >= np.float32(0.4))
 
 
-@pytest.mark.parametrize(("inverse", "steps"), [("scores-linear", [SOFTMAX, INVERT, ARGMAX]), ("labels-nearest", [SOFTMAX, ARGMAX, INVERT])])
+@pytest.mark.parametrize(
+    ("inverse", "steps"), [("scores-linear", [SOFTMAX, INVERT, ARGMAX]), ("labels-nearest", [SOFTMAX, ARGMAX, INVERT])]
+)
 def test_a_bundle_without_a_way_back_gets_one(tmp_path: Path, inverse: str, steps: list[dict[str, Any]]) -> None:
     """Where a bundle has no Invertd its scores or its labels are returned as the card says, as if the bundle had one in that place."""
     volume, _ = scene(grid("coronal", SHAPE, SPACING_MM))
@@ -149,7 +156,15 @@ def test_postprocessing_is_honoured(tmp_path: Path, steps: list[dict[str, Any]])
         {"preprocessing__transforms__5": {"_target_": "CropForegroundd", "keys": "image", "source_key": "image", "margin": 2}},
         {"preprocessing__transforms__5": {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}},
         {"preprocessing__transforms__3": {"_target_": "Resized", "keys": "image", "spatial_size": [40, 36, 28]}},
-        {"inferer": {"_target_": "SlidingWindowInferer", "roi_size": [32, 24, 16], "overlap": 0.25, "mode": "gaussian", "padding_mode": "replicate"}},
+        {
+            "inferer": {
+                "_target_": "SlidingWindowInferer",
+                "roi_size": [32, 24, 16],
+                "overlap": 0.25,
+                "mode": "gaussian",
+                "padding_mode": "replicate",
+            }
+        },
         {"inferer": {"_target_": "SimpleInferer"}, "preprocessing__transforms__5": {"_target_": "DivisiblePadd", "keys": "image", "k": 4}},
         {"spacing": "$[@bundle_size * 0.5, 1.5, 2.0]", "bundle_size": 3},
     ],
@@ -230,9 +245,7 @@ def test_scores_are_monais_own(tmp_path: Path) -> None:
 
 def test_a_radiograph_is_read_as_a_picture_is(tmp_path: Path) -> None:
     """A 2-D bundle sees a radiograph with its columns first, as MONAI's readers give a picture, and its masks lie on the picture."""
-    of = Grid(
-        shape=(1, 60, 44), origin_mm=(0, 0, 0), axes=((0, 0, 1), (0, 1, 0), (1, 0, 0)), spacing_mm=(1, 0.2, 0.2), space="image"
-    )
+    of = Grid(shape=(1, 60, 44), origin_mm=(0, 0, 0), axes=((0, 0, 1), (0, 1, 0), (1, 0, 0)), spacing_mm=(1, 0.2, 0.2), space="image")
     array = np.zeros(of.shape, dtype=np.float32)
     array[0, 8:20, 30:40] = 1.0
     steps = [INFERENCE["preprocessing"]["transforms"][index] for index in (0, 1, 5)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,6 @@ def refused(folder: Path, inference: dict[str, Any], reason: str) -> None:
 
 
 def _planted(inference: dict[str, Any], mark: str) -> str:
-    import json  # noqa: PLC0415 -- beside its one use
-
     return json.dumps(inference).replace(PLANT, mark)
 
 
@@ -111,7 +111,10 @@ def test_a_target_that_is_no_component_is_refused(tmp_path: Path, target: str, r
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
-        ({"network_def": {"_target_": "DenseNet121", "spatial_dims": 2, "in_channels": 1, "out_channels": 3, "pretrained": True}}, "would fetch"),
+        (
+            {"network_def": {"_target_": "DenseNet121", "spatial_dims": 2, "in_channels": 1, "out_channels": 3, "pretrained": True}},
+            "would fetch",
+        ),
         ({"network_def": {"_target_": "EfficientNetBN", "model_name": "efficientnet-b0"}}, "pretrained = True would fetch weights"),
         ({"network_def": {**DEF, "act": "/etc/passwd"}}, "'/etc/passwd' reaches outside of the bundle"),
         ({"network_def": {**DEF, "act": "models/../../x"}}, "reaches outside of the bundle"),
@@ -123,10 +126,19 @@ def test_a_target_that_is_no_component_is_refused(tmp_path: Path, target: str, r
         ({"network_def": None, "network": None}, "network_def: is missing"),
         ({"preprocessing__transforms__5": {"_target_": "RandFlipd", "keys": "image"}}, "RandFlipd: works by chance"),
         ({"preprocessing__transforms__5": {"_target_": "TorchVisiond", "keys": "image", "name": "Resize"}}, "another library's functions"),
-        ({"preprocessing__transforms__5": {"_target_": "Resized", "keys": "label", "spatial_size": [8, 8, 8]}}, "fails on an image of noise: KeyError"),
-        ({"preprocessing__transforms__0": {"_target_": "LoadImaged", "keys": "image", "reverse_indexing": True}}, "unexpected keyword argument"),
+        (
+            {"preprocessing__transforms__5": {"_target_": "Resized", "keys": "label", "spatial_size": [8, 8, 8]}},
+            "fails on an image of noise: KeyError",
+        ),
+        (
+            {"preprocessing__transforms__0": {"_target_": "LoadImaged", "keys": "image", "reverse_indexing": True}},
+            "LoadImaged's reverse_indexing cannot be honoured",
+        ),
         ({"preprocessing__transforms__0": {"_target_": "LoadImage"}}, "a volume comes from memory, through LoadImaged"),
-        ({"postprocessing__transforms__2": {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: x.numpy().tofile('MARK')"}}, "tofile"),
+        (
+            {"postprocessing__transforms__2": {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: x.numpy().tofile('MARK')"}},
+            "tofile",
+        ),
         ({"evaluator__prepare_batch": "$scripts.batch"}, "evaluator::prepare_batch: the loop is run here, without it"),
         ({"evaluator__iteration_update": "@x"}, "evaluator::iteration_update"),
         ({"evaluator__postprocessing": "@other"}, "evaluator::postprocessing: must be @postprocessing"),
@@ -135,9 +147,12 @@ def test_a_target_that_is_no_component_is_refused(tmp_path: Path, target: str, r
         ({"postprocessing__transforms": [*STEPS[:1], *STEPS[2:]]}, "the bundle has no Invertd, so output.inverse must be"),
         ({"postprocessing__transforms": [STEPS[1], STEPS[3]]}, "gives raw scores"),
         ({"postprocessing__transforms": [{**STEPS[0], "softmax": False, "sigmoid": True}, STEPS[1]]}, 'output.kind must be "masks"'),
-        ({"postprocessing__transforms": [*STEPS[:3], {"_target_": "CenterSpatialCropd", "keys": "pred", "roi_size": [8, 8, 8]}]}, "does not return"),
+        (
+            {"postprocessing__transforms": [*STEPS[:3], {"_target_": "CenterSpatialCropd", "keys": "pred", "roi_size": [8, 8, 8]}]},
+            "does not return",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_honoured_is_named(tmp_path: Path, parts: dict[str, Any], reason: str) -> None:
     """What this node does not do as MONAI would is refused by its name, never skipped."""
     refused(tmp_path, changed(INFERENCE, **parts), reason)
@@ -146,14 +161,20 @@ def test_what_cannot_be_honoured_is_named(tmp_path: Path, parts: dict[str, Any],
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     """A bundle with three faults is refused with all three, so that nobody mends them one by one."""
     inference = changed(INFERENCE, evaluator__prepare_batch="@x", network_def__act="/etc/x", inferer___target_="os.system")
-    refused(tmp_path, inference, r"evaluator::prepare_batch.*inferer: os\.system.*network_def::act|evaluator::prepare_batch.*network_def::act.*inferer")
+    refused(
+        tmp_path,
+        inference,
+        r"evaluator::prepare_batch.*inferer: os\.system.*network_def::act|evaluator::prepare_batch.*network_def::act.*inferer",
+    )
 
 
 def test_sections_that_are_not_needed_never_run(tmp_path: Path) -> None:
     """Data lists, initialisation and the run of a bundle are not evaluated, whatever they hold, and no folder is made."""
     mark = tmp_path / "mark"
     plant = f"$__import__('os').system('touch {mark}')"
-    inference = changed(INFERENCE, datalist=plant, initialize=[plant], run=[plant], output_dir=str(tmp_path / "out"), imports=["$import os", plant])
+    inference = changed(
+        INFERENCE, datalist=plant, initialize=[plant], run=[plant], output_dir=str(tmp_path / "out"), imports=["$import os", plant]
+    )
     registry.load(bundles.card(bundles.write(tmp_path / "bundle", inference)), "cpu")
     assert not mark.exists()
     assert not (tmp_path / "out").exists()
@@ -167,11 +188,17 @@ def test_sections_that_are_not_needed_never_run(tmp_path: Path) -> None:
         ({"network_data_format__outputs__pred__channel_def": None}, "channel_def must say what each channel is"),
         ({"network_data_format__outputs__pred__num_channels": 4}, r"has 4 channels, channel_def names \[0, 1, 2\]"),
         ({"network_data_format__outputs__pred": {"num_channels": 2, "channel_def": {"0": "background", "1": "x"}}}, "has no channel 2"),
-        ({"network_data_format__outputs__pred": {"num_channels": 4, "channel_def": {str(i): f"c{i}" for i in range(4)}}}, r"channels 0 \(c0\), 3 \(c3\)"),
-        ({"network_data_format__outputs__pred__channel_def": {"0": "background", "1": "second organ", "2": "first organ"}}, "channel_def says 2 is First"),
+        (
+            {"network_data_format__outputs__pred": {"num_channels": 4, "channel_def": {str(i): f"c{i}" for i in range(4)}}},
+            r"channels 0 \(c0\), 3 \(c3\)",
+        ),
+        (
+            {"network_data_format__outputs__pred__channel_def": {"0": "background", "1": "second organ", "2": "first organ"}},
+            "channel_def says 2 is First",
+        ),
         ({"network_data_format__inputs__image__num_channels": 2}, r"the network does not take \(2, 32, 32, 32\)"),
     ],
-)  # fmt: skip
+)
 def test_metadata_that_does_not_fit_is_bad(tmp_path: Path, parts: dict[str, Any], reason: str) -> None:
     """Metadata that lacks a key, or says other channels than the network or the card has, is refused with the key."""
     folder = bundles.write(tmp_path, metadata=changed(METADATA, **parts))
@@ -197,14 +224,14 @@ def test_a_file_that_changed_is_refused(tmp_path: Path, name: str) -> None:
 
 
 class Planted:
-    """Makes a file when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Ask the unpickler to make the file."""
-        return (Path.touch, (self.path,))
+        """Ask the unpickler to make the folder."""
+        return (os.mkdir, (str(self.path),))
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -230,7 +257,11 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("[runtime.options]", "[runtime.files.more]\npath = 'card.toml'\nsha256 = '" + "0" * 64 + "'\n[runtime.options]", "runtime.files must be"),
+        (
+            "[runtime.options]",
+            "[runtime.files.more]\npath = 'card.toml'\nsha256 = '" + "0" * 64 + "'\n[runtime.options]",
+            "runtime.files must be",
+        ),
         ("[runtime.options]", "[runtime.options]\nsurprise = 1", "surprise"),
         ("[runtime.options]", "[runtime.options]\nchannels = { 7 = 1 }", r"channels names labels \[7\]"),
         ("[runtime.options]", "[runtime.options]\nchannels = { 1 = 2 }", "channel_def says 1 is First organ"),
@@ -239,7 +270,11 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         ("[runtime.options]", '[runtime.options]\noverrides = { network_def = "$open(1)" }', "uses open, which is not allowed"),
         ('kind = "labels"', 'kind = "scores"', 'output.kind "scores" does not suit'),
         ('kind = "labels"', 'kind = "boxes"', "this runtime gives no boxes"),
-        ('inverse = "runtime"', 'inverse = "scores-linear"', 'returns to the source grid by its own Invertd, so output.inverse must be "runtime"'),
+        (
+            'inverse = "runtime"',
+            'inverse = "scores-linear"',
+            'returns to the source grid by its own Invertd, so output.inverse must be "runtime"',
+        ),
     ],
 )
 def test_a_card_that_does_not_fit_its_bundle_is_bad(tmp_path: Path, old: str, new: str, reason: str) -> None:
