@@ -241,7 +241,7 @@ def test_weights_with_code_in_them_are_refused(tmp_path: Path, *, whole: bool) -
     folder = bundles.write(tmp_path, weights=pickle.dumps(Planted(mark)))
     if whole:
         torch.save({"model": Planted(mark)}, folder / "models/model.pt")
-    with pytest.raises(BadCard, match="a pickle with code in it: it asks for|cannot be read as a checkpoint"):
+    with pytest.raises(BadCard, match=r"a pickle with code in it: it asks for|cannot be read as a checkpoint"):
         registry.load(bundles.card(folder), "cpu")
     assert not mark.exists()
 
