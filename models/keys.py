@@ -73,3 +73,21 @@ def _append(entries: list[Any], where: str, part: str) -> dict[str, Any]:
     entry: dict[str, Any] = {name: part if name == "role" else int(part)}
     entries.append(entry)
     return entry
+
+
+def named(card: Mapping[str, Any], places: Sequence[int | str]) -> str:
+    """Say where a validator found a fault as a dotted key. Example: ("inputs", 0, "accept") is inputs.ct.accept."""
+    here: Any = card
+    words: list[str] = []
+    for place in places:
+        name = NAMED_BY.get(".".join(words))
+        here = _at(here, place)
+        known = isinstance(here, Mapping) and name is not None and isinstance(place, int)
+        words.append(str(here.get(name, place)) if known else str(place))
+    return ".".join(words)
+
+
+def _at(here: Any, place: int | str) -> Any:
+    if isinstance(here, Mapping):
+        return here.get(place)
+    return here[place] if isinstance(here, list | tuple) and isinstance(place, int) and place < len(here) else None

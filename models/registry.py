@@ -34,16 +34,20 @@ def weights(shelved: ShelvedCard, names: tuple[str, ...]) -> Mapping[str, bytes]
     files = shelved.card.runtime.files
     if set(files) != set(names):
         raise BadCard(f"{card}: runtime.files must be {', '.join(sorted(names))}, not {', '.join(sorted(files)) or 'empty'}")
-    content = {}
-    for name in names:
-        path = _place(shelved, name, files[name])
-        try:
-            content[name] = path.read_bytes()
-        except OSError as error:
-            raise BadCard(f"{card}: runtime.files.{name}: {path} cannot be read ({error.strerror})") from None
-        found = hashlib.sha256(content[name]).hexdigest()
-        if found != files[name].sha256:
-            raise BadCard(f"{card}: runtime.files.{name}: {path} has sha256 {found}, the card says {files[name].sha256}")
+    return {name: read(shelved, name) for name in names}
+
+
+def read(shelved: ShelvedCard, name: str) -> bytes:
+    """Read one file of the card; raises BadCard where it cannot be, or its sha256 is another."""
+    where, pinned = f"{shelved.folder / 'card.toml'}: runtime.files.{name}", shelved.card.runtime.files[name]
+    path = _place(shelved, name, pinned)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadCard(f"{where}: {path} cannot be read ({error.strerror})") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != pinned.sha256:
+        raise BadCard(f"{where}: {path} has sha256 {found}, the card says {pinned.sha256}")
     return content
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from overread import __version__
-
-if TYPE_CHECKING:
-    from node.settings import Settings
+from overread import __version__, options
+from overread.cli_models import models
+from overread.options import AsJson, Config
 
 app = typer.Typer(
     name="overread",
@@ -21,7 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 rules = typer.Typer(help="What the routing rules make of a study.", no_args_is_help=True)
-models = typer.Typer(help="The models on the shelf.", no_args_is_help=True)
 ledger = typer.Typer(help="Looking after the ledger.", no_args_is_help=True)
 held = typer.Typer(help="Studies that wait for a human's word.", no_args_is_help=True)
 app.add_typer(rules, name="rules")
@@ -29,26 +27,10 @@ app.add_typer(models, name="models")
 app.add_typer(ledger, name="ledger")
 app.add_typer(held, name="held")
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="The settings file; without it ./overread.toml where there is one.", envvar="OVERREAD_CONFIG"),
-]
 Parent = Annotated[int | None, typer.Option("--parent", hidden=True)]
 By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides; it goes into the audit trail.")]
 Because = Annotated[str, typer.Option("--because", metavar="TEXT", help="Why, without the patient's data: reasons are shown and logged.")]
 StudyUID = Annotated[str, typer.Argument(metavar="STUDY_UID")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of words.")]
-
-
-def _config(path: Path | None) -> Path | None:
-    default = Path("overread.toml")
-    return path if path is not None or not default.is_file() else default
-
-
-def _settings(path: Path | None) -> Settings:
-    from node import settings
-
-    return settings.load(_config(path))
 
 
 @app.command()
@@ -56,7 +38,7 @@ def up(config: Config = None) -> None:
     """Run the whole node on this machine: broker, listener, dispatch, workers."""
     from overread import up as machine
 
-    machine.up(_settings(config), _config(config))
+    machine.up(options.settings(config), options.file(config))
 
 
 @app.command()
@@ -64,7 +46,7 @@ def serve(config: Config = None) -> None:
     """Run the node's processes: listener and dispatch."""
     from overread import up as machine
 
-    machine.serve(_settings(config), _config(config))
+    machine.serve(options.settings(config), options.file(config))
 
 
 @app.command()
@@ -78,11 +60,11 @@ def worker(
     from overread import up as machine
 
     names = tuple(name.strip() for name in queues.split(",") if name.strip())
-    settings = _settings(config)
+    settings = options.settings(config)
     machine.worker_roles(names, None)
     if len(names) == 1:
-        raise typer.Exit(roles.worker(settings, _config(config), names[0], parent))
-    machine.workers(settings, names, _config(config))
+        raise typer.Exit(roles.worker(settings, options.file(config), names[0], parent))
+    machine.workers(settings, names, options.file(config))
 
 
 @app.command(hidden=True)
@@ -90,7 +72,7 @@ def broker(config: Config = None, parent: Parent = None) -> None:
     """Become the embedded broker."""
     from overread import roles
 
-    roles.broker(_settings(config), parent)
+    roles.broker(options.settings(config), parent)
 
 
 @app.command(hidden=True)
@@ -98,7 +80,7 @@ def listener(config: Config = None, parent: Parent = None) -> None:
     """Serve DICOM."""
     from overread import roles
 
-    roles.listener(_settings(config), parent)
+    roles.listener(options.settings(config), parent)
 
 
 @app.command(hidden=True)
@@ -106,7 +88,7 @@ def dispatch(config: Config = None, parent: Parent = None) -> None:
     """Assemble, route, submit, sweep."""
     from overread import roles
 
-    roles.dispatch(_settings(config), _config(config), parent)
+    roles.dispatch(options.settings(config), options.file(config), parent)
 
 
 @app.command()
@@ -145,7 +127,7 @@ def status(
     """Say what became of studies: states, reasons, stage times, deliveries."""
     from overread.commands import status as command
 
-    raise typer.Exit(command.main(_settings(config), study or accession, as_json=as_json))
+    raise typer.Exit(command.main(options.settings(config), study or accession, as_json=as_json))
 
 
 @app.command()
@@ -153,7 +135,7 @@ def retry(study: Annotated[str, typer.Argument(metavar="STUDY_UID")], config: Co
     """Try a study's FAILED jobs and FAILED deliveries again, once their cause is mended."""
     from overread.commands import retry as command
 
-    raise typer.Exit(command.main(_settings(config), study, as_json=as_json))
+    raise typer.Exit(command.main(options.settings(config), study, as_json=as_json))
 
 
 @app.command()
@@ -171,7 +153,7 @@ def fetch(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     from overread.commands import fetch as command
 
     wish = command.Wish(study=study, series=series, peer=peer, priors=prior, modality=modality, dry_run=dry_run, as_json=as_json)
-    raise typer.Exit(command.main(_settings(config), wish))
+    raise typer.Exit(command.main(options.settings(config), wish))
 
 
 @app.command()
@@ -190,7 +172,7 @@ def purge(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     from overread.commands import purge as command
 
     wish = Wish(patient_id=patient_id, issuer=issuer, by=by, because=because, force=force)
-    raise typer.Exit(command.main(_settings(config), wish, dry_run=dry_run, as_json=as_json))
+    raise typer.Exit(command.main(options.settings(config), wish, dry_run=dry_run, as_json=as_json))
 
 
 @app.command()
@@ -198,7 +180,7 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
     """Try everything the node needs; each failing line says what to do."""
     from overread.commands import check as command
 
-    raise typer.Exit(command.main(_settings(config), as_json=as_json))
+    raise typer.Exit(command.main(options.settings(config), as_json=as_json))
 
 
 @app.command()
@@ -220,7 +202,7 @@ def held_list(config: Config = None, as_json: AsJson = False) -> None:
     """List what is held, and why."""
     from overread.commands import held as command
 
-    command.show(_settings(config), as_json=as_json)
+    command.show(options.settings(config), as_json=as_json)
 
 
 @held.command("release")
@@ -228,7 +210,7 @@ def held_release(study: StudyUID, by: By, because: Because, config: Config = Non
     """Let a held study go on as it is."""
     from overread.commands import held as command
 
-    command.end(_settings(config), study, (by, because), release=True, as_json=as_json)
+    command.end(options.settings(config), study, (by, because), release=True, as_json=as_json)
 
 
 @held.command("drop")
@@ -236,7 +218,7 @@ def held_drop(study: StudyUID, by: By, because: Because, config: Config = None, 
     """Decline a held study; its files stay until retention takes them."""
     from overread.commands import held as command
 
-    command.end(_settings(config), study, (by, because), release=False, as_json=as_json)
+    command.end(options.settings(config), study, (by, because), release=False, as_json=as_json)
 
 
 @rules.command("explain")
@@ -249,38 +231,7 @@ def rules_explain(
     """Say of every series and every model whether it is taken, or why not; of a stored study also what was decided then."""
     from overread.commands import explain as command
 
-    raise typer.Exit(command.main(_settings(config), source, as_json=as_json, descriptions=descriptions))
-
-
-@models.command("list")
-def models_list(config: Config = None, as_json: AsJson = False) -> None:
-    """List the models."""
-    from overread.commands import models as command
-
-    command.show_all(_settings(config), as_json=as_json)
-
-
-@models.command("show")
-def models_show(name: str, config: Config = None, as_json: AsJson = False) -> None:
-    """Show one model's card."""
-    from overread.commands import models as command
-
-    command.show(_settings(config), name, as_json=as_json)
-
-
-@models.command("run")
-def models_run(
-    what: Annotated[tuple[str, Path], typer.Argument(metavar="NAME FOLDER", help="The model, and the images.")],
-    out: Annotated[Path, typer.Option(help="Where the objects go.")],
-    profile: Annotated[str | None, typer.Option(help="Viewer profile; default: that of the results section.")] = None,
-    config: Config = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run one model on a folder of DICOM files, without a node."""
-    from overread.commands import models as command
-
-    name, folder = what
-    command.run(_settings(config), name, command.Run(source=folder, out=out, profile=profile), as_json=as_json)
+    raise typer.Exit(command.main(options.settings(config), source, as_json=as_json, descriptions=descriptions))
 
 
 @ledger.command("rebuild")
@@ -288,7 +239,7 @@ def ledger_rebuild(config: Config = None) -> None:
     """Read the instance index again from the image files; states of work are kept."""
     from overread.commands import ledger as command
 
-    command.rebuild(_settings(config))
+    command.rebuild(options.settings(config))
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 -- typer's callback

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ from models.card import BadCard
 class Missing:
     """One key of the card that no file can tell.
 
-    key   dotted as models.keys reads it: "model.licence", "inputs.ct.accept.modality", "output.labels.3.type"
-    what  what to write there, with an example
-    why   what it is for
+    key      dotted as models.keys reads it: "model.licence", "inputs.ct.accept.modality", "output.labels.3.type"
+    what     what to write there, with an example
+    why      what it is for
+    instead  keys of which one that is there does as well
     """
 
     key: str
     what: str
     why: str
+    instead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +86,22 @@ def inspect(path: Path) -> Draft:
     if len(fits) > 1:
         raise BadCard(f"{path}: may be {' or '.join(fits)}; give the one file or folder that is the model")
     draft: Draft = readers[fits[0]].draft(path)
-    special = {entry.key: entry for entry in draft.missing}
-    general = [entry for entry in wanting(draft.card) if entry.key not in special]
-    return replace(draft, missing=(*general, *special.values()))
+    return replace(draft, missing=wanting(draft.card, draft.missing))
 
 
+INPUT = """one of these for each series it reads:
+[[inputs]]
+role = "ct"
+reference = true
+accept = { modality = ["CT"], region = ["abdomen", "unknown"] }"""
+LABELS = """one of these for each class:
+[[output.labels]]
+index = 1
+label = "Liver"
+kind = "organ"
+category = { scheme = "SCT", value = "91723000", meaning = "Anatomical Structure" }
+type = { scheme = "SCT", value = "10200004", meaning = "Liver" }
+cielab = [50, 20, 20]"""
 EVERY = (
     Missing(key="model.name", what='a-z, 0-9 and hyphens, at most 32: "liver-ct"', why="rules and results name the model by it"),
     Missing(key="model.version", what='at most 16 characters: "1.0"', why="results carry it"),
@@ -131,8 +144,14 @@ LABEL = (
 )
 
 
+_SIZES = ("runtime.options.size", "runtime.options.multiple_of")
 WINDOWED = (
-    Missing(key="runtime.options.spacing_mm", what="[z, y, x]: [1.5, 1.5, 1.5]", why="the network has learnt at this spacing"),
+    Missing(
+        key="runtime.options.spacing_mm",
+        what="[z, y, x], 0 where the images' own is kept: [1.5, 1.5, 1.5]",
+        why="the network has learnt at this spacing",
+        instead=("runtime.options.size",),
+    ),
     Missing(
         key="runtime.options.orientation",
         what='where z, y and x indices grow, as three of L R P A S I: "SPL"',
@@ -143,22 +162,29 @@ WINDOWED = (
         what="the input values that become 0 and 1: { low = -1000.0, high = 400.0 }",
         why="the network has learnt on such values",
     ),
-    Missing(key="runtime.options.window", what="[z, y, x] voxels: [96, 96, 96]", why="how much it sees at once"),
-    Missing(key="runtime.options.overlap", what="of neighbouring windows, 0 to 1: 0.25", why="seams against time"),
+    Missing(key="runtime.options.window", what="[z, y, x] voxels: [96, 96, 96]", why="how much it sees at once", instead=_SIZES),
+    Missing(key="runtime.options.overlap", what="of neighbouring windows, 0 to 1: 0.25", why="seams against time", instead=_SIZES),
+    Missing(
+        key="runtime.options.organ_channels",
+        what="of one softmax, none first, then the organ labels in order: [0, 1]",
+        why="which channel means which label",
+        instead=tuple(f"runtime.options.{key}" for key in ("mask_channels", "findings", "centres", "rows", "scores")),
+    ),
 )
-"""What a network alone does not tell: how its input is made."""
+"""What a network alone does not tell: how its input is made, and what its channels mean."""
 
 
-def wanting(card: Mapping[str, Any]) -> tuple[Missing, ...]:
-    """List the keys that every card needs and this one has not."""
+def wanting(card: Mapping[str, Any], special: Sequence[Missing] = ()) -> tuple[Missing, ...]:
+    """List the keys that every card needs, and the special ones of its format, that this one has not; a special entry goes first."""
     wanted = list(EVERY)
     inputs, labels = keys.value(card, "inputs"), keys.value(card, "output.labels")
     if not inputs:
-        wanted.append(Missing(key="inputs", what='[[inputs]] with role = "ct", reference = true', why="which series it is given"))
+        wanted.append(Missing(key="inputs", what=INPUT, why="which series it is given"))
     for part in inputs or ():
         wanted += [replace(entry, key=f"inputs.{part['role']}.accept.{entry.key}") for entry in ACCEPT]
     if not labels:
-        wanted.append(Missing(key="output.labels", what="[[output.labels]], one a class, index from 1", why="what the classes are"))
+        wanted.append(Missing(key="output.labels", what=LABELS, why="what the classes are"))
     for part in labels or ():
         wanted += [replace(entry, key=f"output.labels.{part['index']}.{entry.key}") for entry in LABEL]
-    return tuple(entry for entry in wanted if keys.value(card, entry.key) is None)
+    by_key = {entry.key: entry for entry in (*wanted, *special)}
+    return tuple(entry for entry in by_key.values() if all(keys.value(card, key) is None for key in (entry.key, *entry.instead)))

@@ -18,11 +18,6 @@ NETWORK = (
         what="its keyword arguments: { spatial_dims = 3, in_channels = 1, out_channels = 2, channels = [16, 32], strides = [2] }",
         why="the network is built with them, and every weight must fit",
     ),
-    Missing(
-        key="runtime.options.organ_channels",
-        what="of one softmax, none first, then the organ labels in order: [0, 1]",
-        why="which channel means which label",
-    ),
 )
 
 

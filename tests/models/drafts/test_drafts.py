@@ -16,7 +16,7 @@ from tests.models import networks
 
 FORMATS = {
     ".ts": "torchscript",
-    ".pt2": "exported",
+    ".pt2": "exported-program",
     ".onnx": "onnx",
     ".safetensors": "state-dict",
     ".pt": "state-dict",

@@ -43,8 +43,8 @@ def draft(path: Path) -> Draft:
     fixed = len(window) == len(shapes[takes[0]]) - 2
     shown = f"{takes[0]} {shapes[takes[0]]} -> {gives[0]} {shapes[gives[0]]}"
     return Draft(
-        format="exported",
-        card={"runtime": {"format": "exported", "options": {"window": window} if fixed else {}}},
+        format="exported-program",
+        card={"runtime": {"format": "exported-program", "options": {"window": window} if fixed else {}}},
         files={"weights": Source(path=file, place="network.pt2")},
         missing=tuple(entry for entry in WINDOWED if not (fixed and entry.key.endswith(".window"))),
         notes=(f"{shown}, written by torch {program.get('torch_version', 'unknown')}",),

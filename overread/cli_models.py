@@ -1,0 +1,78 @@
+"""`overread models ...`. Bodies import lazily, so that `overread --help` is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from overread import options
+from overread.options import AsJson, Config
+
+models = typer.Typer(help="The models on the shelf, and those a site brings.", no_args_is_help=True)
+Directory = Annotated[Path | None, typer.Option("--dir", help="Where a site's models lie; default: [models] dir.")]
+
+
+@models.command("list")
+def models_list(config: Config = None, as_json: AsJson = False) -> None:
+    """List the models, and the drafts that wait to be filled in."""
+    from overread.commands import models as command
+
+    command.show_all(options.settings(config), as_json=as_json)
+
+
+@models.command("show")
+def models_show(name: str, config: Config = None, as_json: AsJson = False) -> None:
+    """Show one model's card; of a draft what is missing."""
+    from overread.commands import models as command
+
+    raise typer.Exit(command.show(options.settings(config), name, as_json=as_json))
+
+
+@models.command("add")
+def models_add(  # noqa: PLR0913, PLR0917 -- each is an option of the command
+    path: Annotated[Path, typer.Argument(help="A file or folder: MONAI bundle, nnU-Net results, TorchScript, .pt2, ONNX, weights.")],
+    name: Annotated[str | None, typer.Option(help="What to call it; default: made of the path's name.")] = None,
+    directory: Directory = None,
+    values: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Fill in a key of the card, as TOML.")] = None,
+    codes: Annotated[Path | None, typer.Option(help="A TOML file: a table for each label's name, with kind, category, type ...")] = None,
+    confirm: Annotated[bool, typer.Option("--confirm-codes", help="Take the codes that were proposed: you have read them.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write a draft again whose files have changed.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a model: read what can be read, pin its files, write a card's draft, say what is missing. Nothing of it is run."""
+    from overread.commands import models_add as command
+
+    wish = command.Wish(path=path, name=name, directory=directory, values=tuple(values or ()), codes=codes, confirm=confirm, force=force)
+    command.main(options.settings(config), wish, as_json=as_json)
+
+
+@models.command("check")
+def models_check(
+    name: str,
+    shelve: Annotated[bool, typer.Option("--shelve", help="If all holds, put the draft on the shelf.")] = False,
+    directory: Directory = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a model and run it on made-up images, so that faults show before the first patient."""
+    from overread.commands import models_check as command
+
+    raise typer.Exit(command.main(options.settings(config), command.Wish(name=name, directory=directory, shelve=shelve), as_json=as_json))
+
+
+@models.command("run")
+def models_run(
+    what: Annotated[tuple[str, Path], typer.Argument(metavar="NAME FOLDER", help="The model, and the images.")],
+    out: Annotated[Path, typer.Option(help="Where the objects go.")],
+    profile: Annotated[str | None, typer.Option(help="Viewer profile; default: that of the results section.")] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one model on a folder of DICOM files, without a node."""
+    from overread.commands import models as command
+
+    name, folder = what
+    command.run(options.settings(config), name, command.Run(source=folder, out=out, profile=profile), as_json=as_json)
