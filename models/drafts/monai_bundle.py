@@ -58,25 +58,28 @@ def draft(path: Path) -> Draft:
         "inputs": _inputs(metadata),
         "output": _output(metadata, config, facts.channel_def, steps),
     }
-    pickled = conversion.is_pickled(path / weights)
-    place = "models/model.safetensors" if pickled else weights
     missing = [Missing(key="model.licence", what=_licence(path, metadata), why="whether a hospital may use it")]
     missing += [] if any("Orientation" in step for step in steps) or len(facts.shape) == 2 else [ORIENTATION]
     missing += [] if keys.value(card, "output.inverse") else [INVERSE]
     return Draft(
         format="monai-bundle",
         card=card,
-        files={
-            "metadata": Source(path=path / "configs/metadata.json", place="configs/metadata.json"),
-            "inference": Source(path=path / inference, place=inference),
-            "weights": Source(path=path / weights, place=place, pickled=pickled),
-        },
+        files=_files(path, inference, weights),
         missing=tuple(entry for entry in missing if keys.value(card, entry.key) is None),
         notes=(
             f"{facts.inputs} channels in, {facts.outputs} out: " + ", ".join(f"{key} {name}" for key, name in facts.channel_def.items()),
             *(f"cannot be honoured: {fault}" for fault in [*sections.loop_faults(config), *faults]),
         ),
     )
+
+
+def _files(path: Path, inference: str, weights: str) -> dict[str, Source]:
+    pickled = conversion.is_pickled(path / weights)
+    return {
+        "metadata": Source(path=path / "configs/metadata.json", place="configs/metadata.json"),
+        "inference": Source(path=path / inference, place=inference),
+        "weights": Source(path=path / weights, place="models/model.safetensors" if pickled else weights, pickled=pickled),
+    }
 
 
 def _steps(section: Any) -> Iterator[Mapping[str, Any]]:
