@@ -32,8 +32,8 @@ Phase = Literal["native", "arterial", "portal", "delayed", "unknown"]
 Sequence = Literal["t1", "t2", "flair", "pd", "dwi", "adc", "swi", "angio", "perfusion", "functional", "map", "unknown"]
 Kernel = Literal["soft", "sharp", "unknown"]
 ROLES_MAX = 8
-# Formats whose runtime reads the reference role alone: a card of several roles would analyse a part of what it was given.
-ONE_ROLE = frozenset({"deepbet", "state-dict"})
+# Formats whose network takes one picture alone: a card of several roles would analyse a part of what it was given.
+ONE_ROLE = frozenset({"deepbet"})
 
 
 class BadCard(Exception):  # noqa: N818 -- reads as a verdict: raise BadCard

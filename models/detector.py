@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,27 +74,6 @@ def find(probability: torch.Tensor, plan: transforms.Resampling, labels: Labels,
         labels[region][candidate.mask] = 0
         findings.append(Finding(number=number, label=rule.label, score=candidate.score, box=candidate.box))
     return instances, tuple(findings)
-
-
-def apart(findings: Sequence[Finding], overlap: float) -> tuple[Finding, ...]:
-    """Keep, of boxes of one label that lie on one another, the one with the higher score; number what is left by position.
-
-    Example: columns 0..10 and 2..12 of the same rows share 8 of the 12 they cover, 0.67: above an overlap of 0.3 one goes.
-    """
-    kept: list[Finding] = []
-    for finding in sorted(findings, key=lambda entry: (-entry.score, entry.box.low, entry.label)):
-        if all(other.label != finding.label or _shared(finding.box, other.box) <= overlap for other in kept):
-            kept.append(finding)
-    kept.sort(key=lambda entry: (*(low + high for low, high in zip(entry.box.low, entry.box.high, strict=True)), entry.label))
-    return tuple(replace(finding, number=number) for number, finding in enumerate(kept, start=1))
-
-
-def _shared(one: Box, other: Box) -> float:
-    """Give the intersection of two boxes over their union."""
-    ends = list(zip(one.low, one.high, other.low, other.high, strict=True))
-    common = math.prod(max(0, min(high, end) - max(low, start)) for low, high, start, end in ends)
-    both = math.prod(high - low for low, high, _, _ in ends) + math.prod(end - start for _, _, start, end in ends)
-    return common / (both - common)
 
 
 def _around(above: Labels) -> tuple[slice, ...] | None:

@@ -16,21 +16,18 @@ from torch.utils._pytree import tree_leaves
 from models.execution import PLAIN, Execution
 
 
-def build(name: str, arguments: Mapping[str, Any], window: Sequence[int], channels: int) -> torch.nn.Module:
-    """Build the network; raises ValueError unless it makes of one channel of a window that many channels of the same size."""
+def build(name: str, arguments: Mapping[str, Any], device: str) -> torch.nn.Module:
+    """Build the network, ready to infer; raises ValueError. On "meta" it takes no memory and gives shapes only."""
     from monai.networks import nets  # noqa: PLC0415 -- takes seconds to import, and workers fork before
 
     kind = getattr(nets, name, None)
     if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
         raise ValueError(f"monai.networks.nets has no network {name!r}")  # noqa: TRY004 -- a word in the card is wrong
     try:
-        network: torch.nn.Module = kind(**arguments)
-        with torch.device("meta"):
-            shape = tuple(kind(**arguments).eval()(torch.zeros(1, 1, *window)).shape)
+        with torch.device(device):
+            network: torch.nn.Module = kind(**arguments).eval()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the network {name!r} cannot be built or does not take its window: {error}") from None
-    if shape != (1, channels, *window):
-        raise ValueError(f"the network gives {shape[1:]}, the labels need channels {list(range(channels))} on the window {tuple(window)}")
+        raise ValueError(f"the network {name!r} cannot be built: {error}") from None
     return network
 
 
@@ -81,7 +78,11 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def variant(runtime: str, network: torch.nn.Module, execution: Execution = PLAIN) -> dict[str, str]:
     """Say what makes a prediction."""
+    return {**facts(runtime), "device": next(network.parameters()).device.type, **execution.facts()}
+
+
+def facts(runtime: str) -> dict[str, str]:
+    """Say what runs a network of MONAI's."""
     import monai  # noqa: PLC0415 -- takes seconds to import, and workers fork before
 
-    device = next(network.parameters()).device.type
-    return {"runtime": runtime, "device": device, **execution.facts(), "torch": str(torch.__version__), "monai": str(monai.__version__)}
+    return {"runtime": runtime, "torch": str(torch.__version__), "monai": str(monai.__version__)}

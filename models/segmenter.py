@@ -1,54 +1,19 @@
-"""What a segmenting network wants to see of a volume, and what of its organs is kept."""
+"""What of a segmenting network's organs is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from models import transforms, windows
 from models.card import Card
-from models.vocabulary import Grid, Unfit, Volume
+from models.vocabulary import Grid, Unfit
 
 Labels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preparation:
-    """What a network wants to see.
-
-    orientation  where the z, y and x indices grow, "SPL" for instance (models.transforms)
-    spacing_mm   (z, y, x)
-    low, high    intensities that become 0 and 1; what lies outside is cut
-    window       voxels (z, y, x) the network sees at once
-    overlap      share of a window its neighbour sees again, 0..1
-    """
-
-    orientation: str
-    spacing_mm: tuple[float, float, float]
-    low: float
-    high: float
-    window: tuple[int, int, int]
-    overlap: float
-
-
-def plan(grid: Grid, preparation: Preparation) -> transforms.Resampling:
-    """Plan the way from a volume's grid to the model's and back."""
-    return transforms.resampling(grid, preparation.orientation, preparation.spacing_mm)
-
-
-def layout(way: transforms.Resampling, preparation: Preparation) -> windows.Layout:
-    """Lay the windows; where they overlap scores are averaged with Gaussian weights, and a small volume is padded with `low`."""
-    return windows.regular(way.model.shape, preparation.window, preparation.overlap, "gaussian")
-
-
-def seen(volume: Volume, way: transforms.Resampling, preparation: Preparation, device: str) -> torch.Tensor:
-    """Give what the network sees: (1, *model shape), 0..1."""
-    tensor = transforms.to_model(volume.array, way, device)
-    return tensor.sub_(preparation.low).div_(preparation.high - preparation.low).clamp_(0, 1)[None]
+Masks = Mapping[int, NDArray[np.bool_]]
+NONE: Masks = MappingProxyType({})
 
 
 def volumes_ml(labels: Labels, grid: Grid) -> NDArray[np.float64]:
@@ -62,9 +27,11 @@ def volumes_ml(labels: Labels, grid: Grid) -> NDArray[np.float64]:
     return counts * grid.voxel_mm3 / 1000
 
 
-def require(labels: Labels, grid: Grid, card: Card, required_ml: Mapping[int, float]) -> None:
-    """Refuse a series that does not show enough of an organ the model needs; raises Unfit."""
+def require(labels: Labels, grid: Grid, card: Card, required_ml: Mapping[int, float], masks: Masks = NONE) -> None:
+    """Refuse a series that does not show enough of an organ the model needs, as a label or a mask; raises Unfit."""
     found_ml = volumes_ml(labels, grid)
+    for index, mask in masks.items():
+        found_ml[index] = np.count_nonzero(mask) * grid.voxel_mm3 / 1000
     for index, least_ml in required_ml.items():
         if found_ml[index] < least_ml:
             raise Unfit(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from models.vocabulary import Grid, Triple
 
@@ -63,6 +64,9 @@ class Turning:
             axes=(_triple(axes[0]), _triple(axes[1]), _triple(axes[2])),
             spacing_mm=_triple([grid.spacing_mm[axis] for axis in self.axes]),
         )
+
+
+UNTURNED = Turning(axes=(0, 1, 2), flips=(False, False, False))
 
 
 def _triple(values: Sequence[float]) -> Triple:
@@ -164,16 +168,24 @@ def to_model(array: Array, plan: Resampling, device: str) -> torch.Tensor:
 
 
 def _weights(plan: Resampling, axis: int) -> NDArray[np.float32]:
-    """Give the (m, n) weights of model samples over source samples along an axis; each row sums to 1.
+    """Give the (m, n) weights of model samples over source samples along an axis.
+
+    Example: 4 voxels of 1 mm to 2 of 2 mm: the sample at 0.5 has the weights 0.50, 0.39, 0.11, 0.
+    """
+    n, m = plan.oriented.shape[axis], plan.model.shape[axis]
+    ratio = plan.model.spacing_mm[axis] / plan.oriented.spacing_mm[axis]
+    centres: NDArray[np.float64] = (np.arange(m, dtype=np.float64) - (m - 1) / 2) * ratio + (n - 1) / 2
+    return _means(n, centres, ratio)
+
+
+def _means(n: int, centres: NDArray[np.float64], ratio: float) -> NDArray[np.float32]:
+    """Give the (m, n) weights of samples at `centres`, fractional indices, over n source samples; each row sums to 1.
 
     A sample is the mean of the linearly interpolated source over a width w around its centre, w = sqrt(2 (r^2 - 1)) source
     voxels where r > 1 is the ratio of the spacings, so that its spread is that of a triangle as wide as two model voxels.
     The mean of a linear field is its value at the centre, so nothing is displaced. Beyond the ends the end voxels go on.
-    Example: 4 voxels of 1 mm to 2 of 2 mm: w = sqrt(6) = 2.45, and the sample at 0.5 has the weights 0.50, 0.39, 0.11, 0.
+    Example: ratio 2: w = sqrt(6) = 2.45.
     """
-    n, m = plan.oriented.shape[axis], plan.model.shape[axis]
-    ratio = plan.model.spacing_mm[axis] / plan.oriented.spacing_mm[axis]
-    centres = (np.arange(m) - (m - 1) / 2) * ratio + (n - 1) / 2
     half = np.sqrt(2 * max(0.0, ratio**2 - 1)) / 2
     beyond = 2 + int(np.ceil(half + ratio))
     distance = centres[:, None] - np.arange(-beyond, n + beyond)
@@ -193,6 +205,46 @@ def _below(x: NDArray[np.float64]) -> NDArray[np.float64]:
     inside = np.clip(x, -1, 1)
     area: NDArray[np.float64] = np.where(inside < 0, (1 + inside) ** 2 / 2, 1 - (1 - inside) ** 2 / 2)
     return area
+
+
+def onto(array: Array, grid: Grid, target: Grid, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Resample an array onto another grid through the patient, wherever both grids' axes point.
+
+    Gives float32 of the target's shape, linearly interpolated, and the bool of the voxels whose centre lies in the array's
+    field of view (to the outer faces of its voxels); the others have the nearest voxel's value. Along an axis that the target
+    samples more coarsely each voxel is first a mean over its neighbours, as in `to_model`.
+    Example: the voxel (0, 0, 0) of a target at LPS (10, 0, 0) takes the value at x = 10 mm of the array, here between columns
+    3 and 4 of an array with origin (0, 0, 0), x to the left and 3 mm pixels: 2/3 of column 3 and 1/3 of column 4.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    steps = np.asarray(target.axes) * np.asarray(target.spacing_mm)[:, None]
+    for axis, (direction, spacing) in enumerate(zip(grid.axes, grid.spacing_mm, strict=True)):
+        # How far one step of the target leads along this axis: all of it where the axes are parallel.
+        ratio = float(np.linalg.norm(steps @ np.asarray(direction))) / spacing
+        if ratio > 1 + 1e-6:
+            own = np.arange(grid.shape[axis], dtype=np.float64)
+            tensor = _along(tensor, axis, torch.from_numpy(_means(grid.shape[axis], own, ratio)).to(device))
+    tensor = tensor.float()
+    matrix = _index_to_index(target, grid)
+    values = torch.empty(target.shape, dtype=torch.float32, device=device)
+    seen = torch.empty(target.shape, dtype=torch.bool, device=device)
+    rows, columns = (torch.arange(count, device=device, dtype=torch.float32) for count in target.shape[1:])
+    for index in range(target.shape[0]):
+        places = [float(line[0] * index + line[3]) + float(line[1]) * rows[:, None] + float(line[2]) * columns for line in matrix]
+        inside = [(place >= -0.5 - 1e-4) & (place <= count - 0.5 + 1e-4) for place, count in zip(places, grid.shape, strict=True)]
+        seen[index] = inside[0] & inside[1] & inside[2]
+        # grid_sample counts -1..1 from the first voxel's centre to the last one's, x first.
+        scaled = [2 * place / max(count - 1, 1) - 1 for place, count in zip(places, grid.shape, strict=True)]
+        where = torch.stack(scaled[::-1], dim=-1)[None, None]
+        values[index] = functional.grid_sample(tensor[None, None], where, "bilinear", "border", align_corners=True)[0, 0, 0]
+    return values, seen
+
+
+def _index_to_index(one: Grid, other: Grid) -> NDArray[np.float64]:
+    """Give the (3, 4) matrix that takes (z, y, x, 1) indices of one grid to (z, y, x) indices of another."""
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=float)
+    taken = other.to_index(one.to_world_mm(corners))
+    return np.column_stack([(taken[1:] - taken[0]).T, taken[0]])
 
 
 def _along(tensor: torch.Tensor, axis: int, weights: torch.Tensor) -> torch.Tensor:

@@ -201,18 +201,24 @@ def _steps(starts: Sequence[int], window: int) -> list[Range]:
     return list(zip(starts, (*starts[1:], starts[-1] + window), strict=True))
 
 
+def padded(tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Give a volume (channels, *shape) with what the layout adds on all sides: (channels, *padded), the same where nothing is."""
+    pads = [(before, whole - size - before) for before, whole, size in zip(layout.before, layout.padded, layout.shape, strict=True)]
+    if not any(chain(*pads)):
+        return tensor
+    value = layout.fill if layout.padding == "constant" else None
+    return functional.pad(tensor[None], list(chain(*reversed(pads))), mode=layout.padding, value=value)[0]
+
+
 def _results(forward: Forward, tensor: torch.Tensor, layout: Layout, execution: Execution, progress: Progress) -> Iterator[torch.Tensor]:
     """Give the network's scores (classes, *window) of each window, float32."""
-    pads = [(before, whole - size - before) for before, whole, size in zip(layout.before, layout.padded, layout.shape, strict=True)]
-    if any(chain(*pads)):
-        value = layout.fill if layout.padding == "constant" else None
-        tensor = functional.pad(tensor[None], list(chain(*reversed(pads))), mode=layout.padding, value=value)[0]
+    tensor = padded(tensor, layout)
     depth, height, width = layout.window
     places = list(product(*layout.starts))
     for begin in range(0, len(places), execution.batch):
         some = places[begin : begin + execution.batch]
         windows = torch.stack([tensor[:, z : z + depth, y : y + height, x : x + width] for z, y, x in some])
-        with _running(tensor.device, execution.precision):
+        with running(tensor.device, execution.precision):
             found = forward(windows)
         if found.dim() != 5 or (len(found), *found.shape[2:]) != (len(some), *layout.window):
             raise ValueError(f"of windows {tuple(windows.shape)} the network makes {tuple(found.shape)}, which is not of their size")
@@ -222,7 +228,7 @@ def _results(forward: Forward, tensor: torch.Tensor, layout: Layout, execution: 
 
 
 @contextmanager
-def _running(device: torch.device, precision: Precision) -> Iterator[None]:
+def running(device: torch.device, precision: Precision) -> Iterator[None]:
     """Hold, while the network runs: no gradients, the same kernels every time, and the precision."""
     if not has(precision, device.type):
         raise ValueError(f"{precision} is not to be had on this machine's {device.type}")

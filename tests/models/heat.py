@@ -25,14 +25,15 @@ licence = "Apache-2.0"
 intended_use = "tests"
 limits = ["tests only"]
 [runtime]
-format = "heatmap"
+format = "state-dict"
 [runtime.files.weights]
 path = "weights.safetensors"
 sha256 = "SHA256"
 [runtime.options]
 network = "AutoEncoder"
 size = [220, 260]
-extent = 0.5
+suppress = { overlap = 0.3 }
+findings = { channel = 0, label = 4, threshold = 0.8, extent = 0.5 }
 [runtime.options.arguments]
 spatial_dims = 2
 in_channels = 1

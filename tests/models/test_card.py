@@ -70,11 +70,6 @@ def test_a_good_card_is_read(tmp_path: Path) -> None:
         ("0" * 64, "abc", "sha256"),
         ('name = "spleen"', 'name = "../spleen"', "model.name"),
         ("schema_version = 1", "schema_version", "card.toml"),
-        (
-            "[output]\n",
-            '[[inputs]]\nrole = "pet"\naccept = { modality = ["PT"] }\n[output]\n',
-            "'state-dict' reads one input, and the card has 2",
-        ),
     ],
 )
 def test_a_wrong_card_is_refused_with_its_key(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -83,6 +78,14 @@ def test_a_wrong_card_is_refused_with_its_key(tmp_path: Path, old: str, new: str
     with pytest.raises(card.BadCard, match=r"card\.toml") as caught:
         card.read(shelve(tmp_path, GOOD.replace(old, new)))
     assert message in str(caught.value)
+
+
+def test_a_format_that_takes_one_picture_refuses_a_card_of_two_inputs(tmp_path: Path) -> None:
+    """A model that would look at a part of what it was given is refused when its card is read; one that stacks them is not."""
+    two = GOOD.replace("[output]\n", '[[inputs]]\nrole = "pet"\naccept = { modality = ["PT"] }\n[output]\n')
+    with pytest.raises(card.BadCard, match="'deepbet' reads one input, and the card has 2"):
+        card.read(shelve(tmp_path, two.replace('format = "state-dict"', 'format = "deepbet"')))
+    assert [entry.role for entry in card.read(shelve(tmp_path, two, "stacked")).card.inputs] == ["ct", "pet"]
 
 
 def test_the_digest_changes_with_weights_and_thresholds_only(tmp_path: Path) -> None:

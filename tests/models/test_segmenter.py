@@ -1,4 +1,4 @@
-"""The segmenter: intensities are cut, small organs are dropped, missing ones refused."""
+"""The segmenter: small organs are dropped, missing ones refused."""
 
 from __future__ import annotations
 
@@ -8,23 +8,9 @@ import numpy as np
 import pytest
 
 from models import segmenter
-from models.vocabulary import Unfit, Volume
+from models.vocabulary import Unfit
 from tests.models.cards import lines
-from tests.models.grids import grid, ramp
-
-
-def test_the_network_sees_the_card_s_intensities() -> None:
-    """What lies between low and high becomes 0..1, what lies outside is cut, on the model's grid."""
-    source = grid("axial", (12, 20, 16))
-    preparation = segmenter.Preparation(
-        orientation="SPL", spacing_mm=source.spacing_mm, low=-300, high=300, window=(16, 24, 16), overlap=0.25
-    )
-    volume = Volume(array=ramp(source), grid=source, unit="HU", modality="CT")
-    way = segmenter.plan(source, preparation)
-    tensor = segmenter.seen(volume, way, preparation, "cpu")
-    assert tensor.shape == (1, 12, 20, 16)
-    assert np.allclose(tensor[0].numpy(), np.clip((ramp(source) + 300) / 600, 0, 1), atol=1e-5)
-    assert segmenter.layout(way, preparation).padded == (16, 24, 16)
+from tests.models.grids import grid
 
 
 def test_volumes_are_counted_in_ml() -> None:

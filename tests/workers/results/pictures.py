@@ -40,7 +40,7 @@ def card(**changes: Any) -> ShelvedCard:
             "intended_use": "Marks opacities for a reader.",
             "limits": ["t"],
         },
-        "runtime": {"format": "heatmap", "files": {"weights": {"path": "w", "sha256": "ab" * 32}}},
+        "runtime": {"format": "state-dict", "files": {"weights": {"path": "w", "sha256": "ab" * 32}}},
         "inputs": [{"role": "image", "reference": True, "accept": {"modality": ["CR", "DX", "MG"]}}],
         "output": {"kind": "boxes", "inverse": "runtime", "labels": [opacity]},
         "measurements": [{"label": 1, "what": ["diameters", "probability"]}],

@@ -1,4 +1,4 @@
-"""Heat maps: a network with a known answer boxes what lies at known places, on pictures of any size and proportion."""
+"""2-D heat maps: a network with a known answer boxes what lies at known places, on pictures of any size and proportion."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 
 from models import registry
 from models.card import BadCard
-from models.detector import apart
-from models.vocabulary import Box, Finding, Grid, Prediction, Unfit, Volume
+from models.vocabulary import Grid, Prediction, Unfit, Volume
 from tests.models.grids import grid as grid_of
 from tests.models.heat import heat
 from tests.radiographs import Opacity, Radiograph
@@ -63,7 +62,7 @@ def test_an_empty_picture_gets_no_box(tmp_path: Path) -> None:
     """Nothing is found where nothing is, and what made the answer is told."""
     prediction = predict(tmp_path, picture(Radiograph(opacities=())))
     assert prediction.findings == ()
-    assert (prediction.variant["runtime"], prediction.variant["device"]) == ("heatmap", "cpu")
+    assert (prediction.variant["runtime"], prediction.variant["device"]) == ("state-dict", "cpu")
 
 
 def test_a_volume_is_no_radiograph(tmp_path: Path) -> None:
@@ -74,15 +73,18 @@ def test_a_volume_is_no_radiograph(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[str, str, str]] = [
-    ('kind = "boxes"', 'kind = "labels"', "gives boxes"),
-    ('kind = "finding"', 'kind = "organ"', "gives boxes"),
-    ("threshold = 0.8", "", "threshold"),
-    ("threshold = 0.8", "threshold = 0.4", "extent"),
+    ('kind = "boxes"', 'kind = "labels"', "suppress is for"),
+    ('kind = "finding"', 'kind = "organ"', "every label must be a finding"),
+    ("\nthreshold = 0.8", "\nthreshold = 0.7", "those of the output label"),
+    ("extent = 0.5", "extent = 0.9", "extent"),
     ("out_channels = 1", "out_channels = 2", "channels"),
     ("spatial_dims = 2", "spatial_dims = 3", "window"),
     ("kernel_size = 5", "kernel_size = 7", "weights do not fit"),
     ('network = "AutoEncoder"', 'network = "Nothing"', "no network"),
-    ("extent = 0.5", "extent = 0.5\nunknown = 1", "unknown"),
+    ("size = [220, 260]", "size = [220, 260]\nunknown = 1", "unknown"),
+    ("size = [220, 260]", "size = [220, 260]\nwindow = [220, 260]", "exactly one of window, size and multiple_of"),
+    ("size = [220, 260]", "size = [220, 260]\nspacing_mm = [1, 1, 1]", "contradict"),
+    ("overlap = 0.3", "overlap = 0.3, distance_mm = 3.0", "exactly one of overlap and distance_mm"),
 ]
 
 
@@ -91,15 +93,3 @@ def test_a_card_that_does_not_fit_is_refused(tmp_path: Path, old: str, new: str,
     """What would only show on the first patient shows when the model is loaded."""
     with pytest.raises(BadCard, match=reason):
         registry.load(heat(tmp_path, old, new), "cpu")
-
-
-def test_of_two_boxes_on_one_another_the_better_one_is_kept() -> None:
-    """Of columns 0..10 and 2..12, which share 8 of 12, one goes; boxes of other labels and beside it stay, numbered by position."""
-
-    def box(first: int, last: int, score: float, label: int = 1) -> Finding:
-        return Finding(number=9, label=label, score=score, box=Box(low=(0, 0, first), high=(1, 10, last)))
-
-    found = apart([box(40, 50, 0.7), box(0, 10, 0.8), box(2, 12, 0.9), box(1, 11, 0.6, label=2)], overlap=0.3)
-    told = [(entry.number, entry.label, entry.box.low[2], entry.score) for entry in found]
-    assert told == [(1, 2, 1, 0.6), (2, 1, 2, 0.9), (3, 1, 40, 0.7)]
-    assert len(apart([box(0, 10, 0.8), box(2, 12, 0.9)], overlap=0.7)) == 2

@@ -1,0 +1,61 @@
+"""The one way from volumes to a prediction for every format whose card says what the network sees and gives.
+
+A format's own module gives a program from files whose hash was checked; everything else is here and in the rooms below:
+preparation, windows, heads and outcome, ensembles, and two networks one after the other (cascade).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from models import cascade, registry, stages
+from models.card import ShelvedCard
+from models.execution import PLAIN, Execution, Need
+from models.vocabulary import Grid, Prediction, Progress, Volume
+
+S = TypeVar("S", bound=stages.Stage)
+
+
+def load(shelved: ShelvedCard, device: str, kind: type[S], opened: stages.Open) -> Pipeline:
+    """Read the options, check the weights' hashes, open them, and prove that they fit the card; raises BadCard."""
+    with registry.options_at_fault(shelved):
+        raw = shelved.card.runtime.options
+        both = cascade.Cascade[kind].model_validate(raw) if "first" in raw or "second" in raw else None  # type: ignore[valid-type]
+        wanted: list[stages.Stage] = [both.first, both.second] if both else [kind.model_validate(raw)]
+        cards = list(both.cards(shelved.card)) if both else [shelved.card]
+        for stage, card in zip(wanted, cards, strict=True):
+            stage.agree(card)
+        members = stages.members_of(shelved, wanted)
+        opening = (opened, device)
+        loaded = [stages.open_stage(card, stage, files, opening) for card, stage, files in zip(cards, wanted, members, strict=True)]
+    return Pipeline(shelved, loaded, both)
+
+
+class Pipeline:
+    """A card's networks, warm on their device."""
+
+    def __init__(self, shelved: ShelvedCard, loaded: Sequence[stages.Loaded], both: cascade.Cascade[Any] | None) -> None:
+        self._card, self._loaded, self._both = shelved.card, tuple(loaded), both
+
+    def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
+        """Estimate the larger of the stages."""
+        each = [stages.need(loaded, grids[self._card.reference_role], execution) for loaded in self._loaded]
+        return Need(device=max(need.device for need in each), host=max(need.host for need in each))
+
+    def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
+        """Analyse one volume a role; raises Unfit, Broken."""
+        last = self._loaded[-1]
+        if self._both is None:
+            prediction = stages.run(last, volumes, lambda part: progress(0.05 + 0.9 * part), execution)
+            more: dict[str, str] = {}
+        else:
+            prediction, more = cascade.predict(self._loaded, self._both, volumes, (progress, execution))
+        progress(1.0)
+        for loaded in self._loaded:
+            more |= loaded.ensemble.facts() if loaded.ensemble else {}
+        place = {"device": torch.device(last.program.device).type, **execution.facts()}
+        return replace(prediction, variant={**last.program.facts, **place, **more})

@@ -1,0 +1,199 @@
+"""One network of a card, or an ensemble: its options, its files opened and proved, one run of it from volumes to a prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import field_validator
+
+from models import boxes, outcome, preparation, program, registry, windows
+from models.card import Card, ShelvedCard
+from models.ensemble import Ensemble
+from models.execution import Execution, Need
+from models.heads import Heads, thresholds
+from models.vocabulary import Broken, Grid, Prediction, Progress, Unfit, Volume
+
+
+class Stage(preparation.Preparation, Heads):
+    """The card's [runtime.options] of one network: what it sees, and what its outputs are.
+
+    weights  names of runtime.files; several are an ensemble, whose probabilities are averaged
+    """
+
+    weights: tuple[str, ...] = ("weights",)
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _one_file_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    def agree(self, card: Card) -> None:
+        """Check every key against the card; raises ValueError."""
+        self.roles_agree(card)
+        self.labels_agree(card)
+        if self.scores and self.window:
+            raise ValueError("a network that scores the whole input sees it at once: size or multiple_of, not window")
+        if not self.weights or len(set(self.weights)) != len(self.weights):
+            raise ValueError("weights must name different files")
+        if self.rows and len(self.weights) > 1:
+            raise ValueError("boxes that networks give themselves have no mean: rows take one file of weights")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a format opens: the stage it is for, the files by the names they have on disk, the device, the number of roles."""
+
+    stage: Any
+    files: Mapping[str, bytes]
+    device: str
+    roles: int
+
+
+Open = Callable[[Asked], program.Program]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """One network or an ensemble of them, with what the card says of it.
+
+    activated  its outputs are probabilities
+    """
+
+    card: Card
+    stage: Stage
+    program: program.Program
+    ensemble: Ensemble | None
+    activated: bool
+
+    def first(self, windows: torch.Tensor) -> torch.Tensor:
+        """Give the network's first output, which holds its scores."""
+        return self.program(windows)[0]
+
+
+def members_of(shelved: ShelvedCard, stages: Sequence[Stage]) -> list[list[dict[str, bytes]]]:
+    """Read the card's files once and give, for each stage and member, its own by their names on disk; raises BadCard.
+
+    A member is the file of its name, and those called NAME-... beside it (an ONNX graph's weights): "fold0", "fold0-data".
+    """
+    known, members = shelved.card.runtime.files, [name for stage in stages for name in stage.weights]
+    if len(set(members)) != len(members):
+        raise ValueError("two weights are one file")
+    owners = {member: [member] for member in members}
+    for name in sorted(known):
+        owner = max((member for member in members if name.startswith(f"{member}-")), key=len, default=None)
+        if owner is not None and name not in owners:
+            owners[owner].append(name)
+    content = registry.weights(shelved, tuple(name for names in owners.values() for name in names))
+    return [
+        [{PurePosixPath(known[name].path).name: content[name] for name in owners[member]} for member in stage.weights] for stage in stages
+    ]
+
+
+def open_stage(card: Card, stage: Stage, members: Sequence[Mapping[str, bytes]], opening: tuple[Open, str]) -> Loaded:
+    """Open every member of a stage and prove that it fits the card; raises ValueError."""
+    opened, device = opening
+    programs = []
+    for files in members:
+        found = opened(Asked(stage=stage, files=files, device=device, roles=len(card.inputs)))
+        if not found.proved:
+            prove(stage, found, len(card.inputs))
+        programs.append(found)
+    activated = stage.outputs == "probabilities"
+    if len(programs) == 1:
+        return Loaded(card=card, stage=stage, program=programs[0], ensemble=None, activated=activated)
+    ensemble = Ensemble(programs, stage, activated=activated)
+    return Loaded(card=card, stage=stage, program=replace(programs[0], run=ensemble, single=False), ensemble=ensemble, activated=True)
+
+
+def prove(stage: Stage, found: program.Program, roles: int) -> None:
+    """Run one window of zeros and compare what comes out with what the labels need; raises ValueError."""
+    outputs = program.probe(found, roles, stage.probe)
+    if stage.scores:
+        program.prove_vector(outputs, stage.scores.channels)
+    elif stage.rows:
+        wanted = max(stage.rows.boxes, stage.rows.scores, stage.rows.classes or 0)
+        if len(outputs) <= wanted:
+            raise ValueError(f"the network gives {len(outputs)} outputs, rows names output {wanted}")
+        stage.rows.decode(outputs, [(0, math.inf)] * max(1, len(stage.rows.class_numbers)))
+    else:
+        program.prove_dense(outputs, len(stage.channels), stage.probe)
+
+
+def run(loaded: Loaded, volumes: Mapping[str, Volume], progress: Progress, execution: Execution) -> Prediction:
+    """Prepare, run and read one stage, without saying what made it; raises Unfit, Broken."""
+    stage, card = loaded.stage, loaded.card
+    if loaded.ensemble:
+        loaded.ensemble.begin()
+    prepared = preparation.prepare(volumes, card, stage, loaded.program.device)
+    layout = layout_of(stage, prepared.plan.model.shape)
+    source = prepared.plan.source
+    if stage.scores:
+        scores = outcome.of_vector(card, stage, _whole(loaded, prepared.tensor, layout))
+        return Prediction(grid=source, labels=np.zeros(source.shape, dtype=np.uint8), scores=scores)
+    if stage.rows:
+        candidates = _rows(loaded, prepared.tensor, layout, progress)
+        found = outcome.of_boxes(stage, candidates, prepared.plan)
+        return Prediction(grid=source, labels=np.zeros(source.shape, dtype=np.uint8), findings=found)
+    reader = outcome.Outcome(card, stage, prepared.plan, activated=loaded.activated)
+    forward = windows.planar(loaded.first) if stage.flat else loaded.first
+    for piece in windows.pieces(forward, prepared.tensor, layout, execution, progress):
+        reader.take(piece)
+    with torch.inference_mode():
+        return reader.finish()
+
+
+def layout_of(stage: Stage, shape: Sequence[int]) -> windows.Layout:
+    """Lay the windows over a volume on the network's grid."""
+    return windows.regular(shape, stage.window_on(shape), stage.overlap, "gaussian")
+
+
+def _whole(loaded: Loaded, tensor: torch.Tensor, layout: windows.Layout) -> torch.Tensor:
+    """Give the probabilities (channels,) of a volume that the network sees at once, the rest around it 0; raises Unfit, Broken."""
+    if layout.count != 1:
+        raise Unfit("The series has several images, and this model reads one picture.")
+    with windows.running(tensor.device, "float32"):
+        seen = windows.padded(tensor, layout)[None]
+        vector = loaded.program(seen[:, :, 0] if loaded.stage.flat else seen)[0].float()
+        if not bool(torch.isfinite(vector).all()):
+            raise Broken("The network gave scores that are no finite numbers.")
+        return (vector if loaded.activated else outcome.activate(loaded.stage, vector))[0]
+
+
+def _rows(loaded: Loaded, tensor: torch.Tensor, layout: windows.Layout, progress: Progress) -> list[boxes.Candidate]:
+    """Give the boxes of every window, on the grid of the whole; what several windows saw is thinned out later."""
+    stage = loaded.stage
+    assert stage.rows is not None
+    wanted = thresholds(loaded.card.output.labels)
+    whole, found = windows.padded(tensor, layout), []
+    for number, start in enumerate(product(*layout.starts), start=1):
+        z, y, x = (slice(at, at + size) for at, size in zip(start, layout.window, strict=True))
+        with windows.running(tensor.device, "float32"):
+            seen = whole[None, :, z, y, x]
+            outputs = loaded.program(seen[:, :, 0] if stage.flat else seen)
+        moved = [at - before for at, before in zip(start, layout.before, strict=True)]
+        found += [candidate.moved(moved) for candidate in stage.rows.decode(outputs, wanted)]
+        progress(number / layout.count)
+    return found
+
+
+def need(loaded: Loaded, grid: Grid, execution: Execution) -> Need:
+    """Estimate a stage's roles on the network's grid, its windows and scores, whole maps, and the labels on the source grid.
+
+    Where the network's own memory is not known it is taken for a hundred channels of the window.
+    """
+    stage = loaded.stage
+    layout = layout_of(stage, stage.plan(grid).model.shape)
+    voxels, roles = math.prod(layout.shape), len(loaded.card.inputs)
+    taken = loaded.program.window_bytes * math.prod(layout.window) // math.prod(stage.probe) or 400 * math.prod(layout.window)
+    run = windows.need(layout, (roles, len(stage.channels)), execution, taken)
+    maps = len(stage.findings) + len(stage.probabilities)
+    maps += len(stage.centres.channels) + len(stage.centres.size_channels) if stage.centres else 0
+    each = 4 + len(stage.mask_channels) + len(stage.probabilities) + 2 * bool(stage.findings)
+    return Need(device=run.device + 4 * voxels * (roles + maps), host=run.host + each * math.prod(grid.shape))
