@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import torch
@@ -91,7 +92,8 @@ class Fixed(_Form):
 
     def apply(self, values: torch.Tensor, _seen: torch.Tensor) -> torch.Tensor:
         """Cut, subtract and divide."""
-        return (values.clamp(self.low, self.high) - self.mean) / self.deviation
+        low, high = (end if given is None else given for given, end in ((self.low, -math.inf), (self.high, math.inf)))
+        return (values.clamp(low, high) - self.mean) / self.deviation
 
 
 class Unchanged(_Form):

@@ -58,4 +58,4 @@ class Pipeline:
         for loaded in self._loaded:
             more |= loaded.ensemble.facts() if loaded.ensemble else {}
         place = {"device": torch.device(last.program.device).type, **execution.facts()}
-        return replace(prediction, variant={**last.program.facts, **place, **more})
+        return replace(prediction, variant={**place, **last.program.facts, **more})

@@ -22,10 +22,15 @@ from models.card import ShelvedCard
 from models.program import Program, outputs_of
 
 OPERATION = re.compile(r"torch\.ops\.(aten|prims|higher_order)\.\w+(\.\w+)*|torch\.(ops\.)?sym_\w+|_operator\.\w+|math\.\w+")
-# A shape's formula: symbols, whole numbers, torch's and sympy's own functions. Quotes, dots and double underscores occur in none.
+# A shape's formula, as sympy writes it: quotes around symbols alone, no dots, no names but those of sympy's and torch's arithmetic.
+QUOTED = re.compile(r"'([suz]\d+)'")
 FORMULA = re.compile(r"[A-Za-z0-9_ +*/%(),<>=!&|~-]*")
 NAME = re.compile(r"[A-Za-z_]\w*")
-SYMBOL = re.compile(r"[suz]\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|Eq|Ne|Ge|Gt|Le|Lt|And|Or|Not|True|False|oo|int_oo")
+KNOWN = re.compile(
+    r"Symbol|Integer|Rational|Float|Add|Mul|Pow|Max|Min|Mod|PythonMod|ModularIndexing|FloorDiv|CleanDiv|CeilDiv|Eq|Ne|Ge|Gt|Le|Lt|And|Or"
+    r"|Not|Equality|Unequality|GreaterThan|LessThan|StrictGreaterThan|StrictLessThan|positive|negative|nonnegative|nonpositive|integer|real"
+    r"|True|False|true|false|oo|int_oo|[suz]\d+"
+)
 PICKLED = re.compile(r"data/(weights|constants)/(.*\.pt|custom_obj_.*|opaque_obj_.*)")
 
 
@@ -96,7 +101,9 @@ def _graph_is_plain(graph: object) -> None:
 
 
 def _formula_is_plain(text: object) -> None:
-    if not isinstance(text, str) or not FORMULA.fullmatch(text) or not all(SYMBOL.fullmatch(name) for name in NAME.findall(text)):
+    """Refuse what sympy would evaluate as more than arithmetic of symbols; raises ValueError."""
+    bare = QUOTED.sub(r"\1", text) if isinstance(text, str) else "?"
+    if not FORMULA.fullmatch(bare) or not all(KNOWN.fullmatch(name) for name in NAME.findall(bare)):
         raise ValueError(f"the program's shapes hold a formula that is none: {str(text)[:60]!r}")
 
 

@@ -51,7 +51,13 @@ def program(asked: stages.Asked) -> Program:
         run=_Session(session, asked.device, np.dtype(np.float16 if inputs[0].type == FLOAT16 else np.float32)),
         device=asked.device,
         single=isinstance(inputs[0].shape[0], int),
-        facts={"runtime": "onnx", "provider": ran_on, "onnxruntime": str(onnxruntime.__version__), "torch": str(torch.__version__)},
+        facts={
+            "runtime": "onnx",
+            "provider": ran_on,
+            "precision": "float32",
+            "onnxruntime": str(onnxruntime.__version__),
+            "torch": str(torch.__version__),
+        },
     )
 
 
