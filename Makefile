@@ -24,11 +24,12 @@ help:
 	@echo "make train-chest-ct  train the chest starter again: up to 20 minutes of processor time"
 
 # torch comes first and pinned: unpinned, another package's requirement may bring a CUDA build of several GB.
-$(STAMP): pyproject.toml $(CONSTRAINTS)
+$(STAMP): pyproject.toml $(CONSTRAINTS) constraints-reference.txt
 	@echo "installing into $(VENV): some minutes, about 2 GB with torch"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[brain-mr,test,postgresql]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-reference.txt
 	touch $@
 
 install: $(STAMP)

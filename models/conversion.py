@@ -148,6 +148,8 @@ def _plain(value: Any, name: str, left_out: list[str]) -> Any:
     """Give a value as JSON has it, noting under its name what JSON has not."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, torch.device):
+        return str(value)
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, float):

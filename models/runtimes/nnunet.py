@@ -1,0 +1,129 @@
+"""An nnU-Net v2 results folder: its plans, its folds, and labels equal to those of its own predictor, voxel for voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from models import registry, transforms
+from models.card import Card, ShelvedCard
+from models.execution import PLAIN, Execution, Need
+from models.nnunet import stage
+from models.vocabulary import Grid, Prediction, Progress, Unfit, Volume
+
+ORIENTATION = r"^([LRPASI]{3}|as-stored)$"
+
+
+class Options(stage.Inference):
+    """The card's [runtime.options]: how the folder is run, and how its training images lay.
+
+    orientation  where the z, y and x indices of the training's images grow, "SAR" for NIfTI files in canonical order
+                 (models.transforms); or "as-stored": as the series is loaded, whatever that is
+    """
+
+    orientation: str = Field(pattern=ORIENTATION)
+
+
+def load(shelved: ShelvedCard, device: str) -> NnUNet:
+    """Read plans and labels, build the networks, fill them with the checked weights; raises BadCard."""
+    with registry.options_at_fault(shelved):
+        options = Options.model_validate(shelved.card.runtime.options)
+        stages = stage.build(registry.weights(shelved, stage.names(options)), options, device)
+        agree(shelved.card, stages, options.orientation, tuple(sorted({value for value in stages[-1].heads.values if value})))
+    return NnUNet(shelved.card, options, stages)
+
+
+def agree(card: Card, stages: Sequence[stage.Stage], orientation: str, values: tuple[int, ...]) -> None:
+    """Check the card against what the folder holds; raises ValueError."""
+    if card.output.kind != "labels" or card.output.inverse != "runtime" or any(label.kind != "organ" for label in card.output.labels):
+        raise ValueError('nnU-Net gives labels: output.kind must be "labels", output.inverse "runtime", and every label an organ')
+    indices = tuple(sorted(label.index for label in card.output.labels))
+    if indices != values:
+        raise ValueError(f"the network's labels are {list(values)}, the card's output.labels have the indices {list(indices)}")
+    channels = stages[-1].plans.channels
+    if len(card.inputs) != len(channels):
+        raise ValueError(
+            f"the network has the channels {', '.join(channel.name for channel in channels)}; the card needs one input for each, "
+            f"in this order, and has {len(card.inputs)}"
+        )
+    reader = stages[-1].plans.orientation
+    if reader is not None and orientation != reader:
+        raise ValueError(f"plans.json: its reader turns every image to {reader!r}, so orientation must be that")
+    if orientation != "as-stored" and len({"LRPASI".index(letter) // 2 for letter in orientation}) != 3:
+        raise ValueError(f"orientation {orientation!r} names one direction twice")
+
+
+def channels(card: Card, volumes: Mapping[str, Volume], orientation: str) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], Grid]:
+    """Stack the card's inputs in their order as channels (c, z, y, x), turned as the training's images lay, with their grid.
+
+    Raises Unfit where the inputs do not share one grid.
+    """
+    reference = volumes[card.reference_role]
+    turning = None if orientation == "as-stored" else transforms.turning(reference.grid, orientation)
+    parts = []
+    for entry in card.inputs:
+        volume = volumes[entry.role]
+        if volume.modality == "CT" and volume.unit != "HU":
+            raise Unfit("The CT's values are not Hounsfield units.")
+        if not _same(volume.grid, reference.grid):
+            raise Unfit(f"The series of {entry.role} and {card.reference_role} do not lie on the same voxels, which this model needs.")
+        parts.append(volume.array if turning is None else turning.turn(volume.array))
+    return np.stack([np.asarray(part, dtype=np.float32) for part in parts]), reference.grid if turning is None else turning.turned(
+        reference.grid
+    )
+
+
+def _same(one: Grid, other: Grid) -> bool:
+    """Tell whether two grids place every voxel alike, within a hundredth of a millimetre at the far corner."""
+    corners = np.array([[0, 0, 0], [size - 1 for size in one.shape]], dtype=float)
+    return one.shape == other.shape and bool(np.abs(one.to_world_mm(corners) - other.to_world_mm(corners)).max() < 0.01)
+
+
+class NnUNet:
+    """A results folder, warm on its device."""
+
+    def __init__(self, card: Card, options: Options, stages: Sequence[stage.Stage]) -> None:
+        self._card = card
+        self._options = options
+        self._stages = stages
+
+    def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
+        """Estimate a slab of scores, a window's features and the resampled image."""
+        grid = turned(grids[self._card.reference_role], self._options.orientation)
+        return stage.need(self._stages, grid.shape, grid.spacing_mm, execution)
+
+    def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
+        """Label an image; raises Unfit."""
+        image, grid = channels(self._card, volumes, self._options.orientation)
+        found = stage.labels(self._stages, image, grid.spacing_mm, execution, lambda part: progress(0.02 + 0.96 * part))
+        source = volumes[self._card.reference_role].grid
+        progress(1.0)
+        return Prediction(grid=source, labels=back(found, source, self._options.orientation), variant=variant(self._stages, execution))
+
+
+def turned(grid: Grid, orientation: str) -> Grid:
+    """Give the grid of the image as the network is given it."""
+    return grid if orientation == "as-stored" else transforms.turning(grid, orientation).turned(grid)
+
+
+def back(
+    labels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], source: Grid, orientation: str
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Turn labels back to the source's own axes."""
+    return labels if orientation == "as-stored" else np.ascontiguousarray(transforms.turning(source, orientation).turn_back(labels))
+
+
+def variant(stages: Sequence[stage.Stage], execution: Execution) -> dict[str, str]:
+    """Say what makes a prediction: scores are always put together slab by slab, so a tile is always on."""
+    return {
+        "runtime": "nnunet",
+        "device": stages[-1].device.type,
+        **execution.facts(),
+        "tile": "yes",
+        "torch": str(torch.__version__),
+        "networks": version("dynamic-network-architectures"),
+    }
