@@ -8,31 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from models import cascade, registry, stages
-from models.card import ShelvedCard
+from models.card import Card, ShelvedCard
 from models.execution import PLAIN, Execution, Need
 from models.vocabulary import Grid, Prediction, Progress, Volume
 
-S = TypeVar("S", bound=stages.Stage)
 
-
-def load(shelved: ShelvedCard, device: str, kind: type[S], opened: stages.Open) -> Pipeline:
+def load(shelved: ShelvedCard, device: str, kind: type[stages.Stage], opened: stages.Open) -> Pipeline:
     """Read the options, check the weights' hashes, open them, and prove that they fit the card; raises BadCard."""
     with registry.options_at_fault(shelved):
-        raw = shelved.card.runtime.options
-        both = cascade.Cascade[kind].model_validate(raw) if "first" in raw or "second" in raw else None  # type: ignore[valid-type]
-        wanted: list[stages.Stage] = [both.first, both.second] if both else [kind.model_validate(raw)]
-        cards = list(both.cards(shelved.card)) if both else [shelved.card]
-        for stage, card in zip(wanted, cards, strict=True):
-            stage.agree(card)
-        members = stages.members_of(shelved, wanted)
+        both, wanted = stages_of(shelved.card, kind)
+        members = stages.members_of(shelved, [stage for stage, _ in wanted])
         opening = (opened, device)
-        loaded = [stages.open_stage(card, stage, files, opening) for card, stage, files in zip(cards, wanted, members, strict=True)]
+        loaded = [stages.open_stage(card, stage, files, opening) for (stage, card), files in zip(wanted, members, strict=True)]
     return Pipeline(shelved, loaded, both)
+
+
+def stages_of(card: Card, kind: type[stages.Stage]) -> tuple[cascade.Cascade[Any] | None, list[tuple[stages.Stage, Card]]]:
+    """Read a card's options, of one network or of two, each with the card as it has to fit it; raises ValueError."""
+    raw = card.runtime.options
+    if "first" not in raw and "second" not in raw:
+        stage = kind.model_validate(raw)
+        stage.agree(card)
+        return None, [(stage, card)]
+    both = cascade.Cascade[kind].model_validate(raw)  # type: ignore[valid-type]
+    wanted = list(zip((both.first, both.second), both.cards(card), strict=True))
+    for stage, own in wanted:
+        stage.agree(own)
+    return both, wanted
 
 
 class Pipeline:

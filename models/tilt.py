@@ -9,6 +9,7 @@ at most half a pixel from its true place. Measures are taken on the sheared grid
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from scipy import ndimage
 from models.vocabulary import Box, Finding, Grid, Prediction, Triple, Volume
 
 AIR_HU = -1024
+Kind = TypeVar("Kind", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +82,18 @@ def back(prediction: Prediction, source: Grid) -> Prediction:
     plan = moves(source)
     if prediction.grid != plan.grid:
         raise ValueError("the prediction is not on the upright grid of this source")
-    labels = np.stack([plane[plan.of(index, source.shape)] for index, plane in enumerate(prediction.labels)])
+    drawn = replace(
+        prediction,
+        grid=source,
+        labels=_leaning(prediction.labels, plan, source),
+        masks={index: _leaning(mask, plan, source) for index, mask in prediction.masks.items()},
+        probabilities={index: _leaning(levels, plan, source) for index, levels in prediction.probabilities.items()},
+    )
     if prediction.instances is None:
-        return replace(prediction, grid=source, labels=labels)
-    instances = np.stack([plane[plan.of(index, source.shape)] for index, plane in enumerate(prediction.instances)])
+        boxes = ((finding, _around(finding.box, plan, source)) for finding in prediction.findings)
+        left = [replace(finding, box=box) for finding, box in boxes if box is not None]
+        return replace(drawn, findings=tuple(replace(finding, number=number) for number, finding in enumerate(left, start=1)))
+    instances = _leaning(prediction.instances, plan, source)
     found = ndimage.find_objects(instances, max_label=max((finding.number for finding in prediction.findings), default=0))
     findings: list[Finding] = []
     numbers = np.zeros(int(instances.max()) + 1, dtype=np.uint16)
@@ -93,7 +103,27 @@ def back(prediction: Prediction, source: Grid) -> Prediction:
             numbers[finding.number] = len(findings) + 1
             low, high = (tuple(int(side) for side in ends) for ends in zip(*((part.start, part.stop) for part in where), strict=True))
             findings.append(replace(finding, number=len(findings) + 1, box=Box(low=_corner(low), high=_corner(high))))
-    return replace(prediction, grid=source, labels=labels, instances=numbers[instances], findings=tuple(findings))
+    return replace(drawn, instances=numbers[instances], findings=tuple(findings))
+
+
+def _leaning(array: NDArray[Kind], plan: Moves, source: Grid) -> NDArray[Kind]:
+    """Give the slices of an upright array as they were scanned."""
+    return np.stack([plane[plan.of(index, source.shape)] for index, plane in enumerate(array)])
+
+
+def _around(box: Box, plan: Moves, source: Grid) -> Box | None:
+    """Give the box around all that an upright box marks on the slices, None where that is nothing.
+
+    Example: rows 10 to 20 of three slices that moved 0, 2 and 5 pixels down are rows 10-20, 8-18 and 5-15: 5 to 20 together.
+    """
+    low, high = list(box.low), list(box.high)
+    moved = plan.pixels[box.low[0] : box.high[0]]
+    for axis, size in ((1, source.shape[1]), (2, source.shape[2])):
+        low[axis] = max(0, box.low[axis] - int(moved[:, axis - 1].max()))
+        high[axis] = min(size, box.high[axis] - int(moved[:, axis - 1].min()))
+        if low[axis] >= high[axis]:
+            return None
+    return Box(low=(low[0], low[1], low[2]), high=(high[0], high[1], high[2]))
 
 
 def _corner(values: tuple[int, ...]) -> tuple[int, int, int]:

@@ -80,6 +80,38 @@ def test_a_finding_outside_every_slice_is_dropped_and_the_others_numbered_anew()
     assert source.array[back.instances == 1].tolist() == [4321]
 
 
+def test_masks_and_probabilities_come_back_to_the_very_voxels() -> None:
+    """What may overlap, and what is known of each voxel, lies on the same voxels as the labels."""
+    source = volume(leaning())
+    seen = tilt.upright(source)
+    masks = {4: (seen.array >= 0) & (seen.array % 2 == 0)}
+    levels = {4: np.where(seen.array >= 0, seen.array % 251, 0).astype(np.uint8)}
+    labels = np.zeros(seen.grid.shape, np.uint8)
+    back = tilt.back(Prediction(grid=seen.grid, labels=labels, masks=masks, probabilities=levels), source.grid)
+    assert np.array_equal(back.masks[4], source.array % 2 == 0)
+    assert np.array_equal(back.probabilities[4], (source.array % 251).astype(np.uint8))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_box_comes_back_round_what_it_marked(sign: float) -> None:
+    """A box of an upright volume holds on the slices every voxel it held, and no row or column more; one in the air is dropped."""
+    source = volume(leaning(sign))
+    seen = tilt.upright(source)
+    rows = seen.grid.shape[1]
+    boxes = [Box(low=(12, rows // 2 - 5, 3), high=(15, rows // 2 + 5, 9)), Box(low=(0, rows - 2, 0), high=(1, rows, 2))]
+    corner = seen.array[0, rows - 2 :, :2]
+    if (corner >= 0).any():
+        boxes[1] = Box(low=(0, 0, 0), high=(1, 2, 2))
+    findings = tuple(Finding(number=number, label=3, score=0.5, box=box) for number, box in enumerate(boxes[::-1], start=1))
+    labels = np.zeros(seen.grid.shape, np.uint8)
+    back = tilt.back(Prediction(grid=seen.grid, labels=labels, findings=findings), source.grid)
+    held = seen.array[12:15, rows // 2 - 5 : rows // 2 + 5, 3:9]
+    voxels = np.argwhere(np.isin(source.array, held[held >= 0]))
+    (finding,) = back.findings
+    assert finding.number == 1
+    assert finding.box == Box(low=tuple(voxels.min(axis=0).tolist()), high=tuple((voxels.max(axis=0) + 1).tolist()))
+
+
 def test_an_upright_volume_is_left_alone() -> None:
     """Where nothing leans, volume and prediction are the same objects."""
     grid = Grid(shape=SHAPE, origin_mm=(0.0, 0.0, 0.0), axes=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), ROW), spacing_mm=(3.0, 0.7, 0.9))
