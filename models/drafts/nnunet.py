@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.card import BadCard
-from models.drafts import Draft, Missing
+from models.drafts import Draft, Missing, totalsegmentator
 from models.nnunet import plans as planning
 from models.nnunet import results
 
@@ -24,8 +24,8 @@ ORIENTATION = Missing(
 
 
 def recognise(path: Path) -> bool:
-    """Tell a results folder by its plans and labels."""
-    return results.is_one(path)
+    """Tell a results folder by its plans and labels; one of TotalSegmentator's tasks is not of this format."""
+    return results.is_one(path) and not totalsegmentator.recognise(path)
 
 
 def draft(path: Path) -> Draft:
@@ -48,6 +48,7 @@ def draft(path: Path) -> Draft:
             "runtime": {"format": "nnunet", "options": options},
             "inputs": inputs(plan),
             "output": {"kind": "labels", "inverse": "runtime", "labels": labels},
+            "measurements": [{"label": label["index"], "what": ["volume"]} for label in labels],
         },
         files=files,
         missing=() if plan.orientation else (ORIENTATION,),

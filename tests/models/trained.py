@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,7 @@ class Training:
     forward: Sequence[int] = (0, 1, 2)
     reader: str = "SimpleITKIO"
     trainer: str = "nnUNetTrainer"
+    dataset_name: str = "Dataset001_Small"
     seed: int = 0
 
     def plans(self) -> dict[str, Any]:
@@ -130,7 +133,7 @@ class Training:
             "max": 900.0,
         }
         return {
-            "dataset_name": "Dataset001_Small",
+            "dataset_name": self.dataset_name,
             "plans_name": "nnUNetPlans",
             "transpose_forward": list(self.forward),
             "transpose_backward": [list(self.forward).index(axis) for axis in range(3)],
@@ -147,9 +150,19 @@ class Training:
         return table | {"numTraining": 1, "file_ending": ".nii.gz"} | ({"regions_class_order": list(self.order)} if self.order else {})
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back nnU-Net's own warning that the first plans of v2 are old."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected old nnU-Net plans format", UserWarning)
+        yield
+
+
+@quiet()
 def train(training: Training, folder: Path) -> Path:
     """Write the results folders of every configuration beside each other; give the last one's."""
     plans = PlansManager(training.plans())
+    path = folder
     for number, name in enumerate(training.configurations):
         path = folder / f"{training.trainer}__nnUNetPlans__{name}"
         path.mkdir(parents=True)
@@ -230,6 +243,7 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@quiet()
 def reference(path: Path, image: NDArray[np.float32], spacing_mm: Sequence[float], *, mirroring: bool = True) -> NDArray[np.uint8]:
     """Give the labels of nnU-Net's own predictor on an image (channels, z, y, x); of a cascade the first stage's run before."""
     plans = json.loads((path / "plans.json").read_text())

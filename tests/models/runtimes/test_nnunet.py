@@ -93,7 +93,6 @@ def volumes(training: Training, array: NDArray[np.float32], of: Grid) -> dict[st
     }
 
 
-@pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans format:UserWarning")  # nnU-Net's own, of the first plans
 @pytest.mark.parametrize("name", CASES)
 def test_every_label_is_that_of_its_own_predictor(tmp_path: Path, name: str) -> None:
     """Windows, mirroring, folds, both stages, normalisation and resampling there and back leave no voxel with another label."""
@@ -240,25 +239,28 @@ def test_a_wrong_folder_is_told_when_it_is_loaded(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "reason"),
+    ("change", "reason"),
     [
-        ("runtime.options.trainer", "nnUNetTrainerUMambaBot", "'nnUNetTrainerUMambaBot' is not one of nnU-Net's own"),
-        ("runtime.options.configuration", "2d", "no configuration '2d'"),
-        ("runtime.options.folds", ["0", "1"], "runtime.files must be"),
-        ("runtime.options.mirroring_axes", [3], "not axes of a patch of 3"),
-        ("runtime.options.orientation", "SPA", "names one direction twice"),
-        ("runtime.options.step", 0.0, "step"),
-        ("runtime.options.surprise", 1, "surprise"),
-        ("output.inverse", "labels-nearest", "output.inverse"),
-        ("output.labels.3.index", 4, r"labels are \[1, 2, 3\], the card's output.labels have the indices \[1, 2, 4\]"),
-        ("output.labels.3.kind", "finding", "every label an organ"),
+        ({"runtime.options.trainer": "nnUNetTrainerUMambaBot"}, "'nnUNetTrainerUMambaBot' is not one of nnU-Net's own"),
+        ({"runtime.options.configuration": "2d"}, "no configuration '2d'"),
+        ({"runtime.options.folds": ["0", "1"]}, "runtime.files must be"),
+        ({"runtime.options.mirroring_axes": [3]}, "not axes of a patch of 3"),
+        ({"runtime.options.orientation": "SPA"}, "names one direction twice"),
+        ({"runtime.options.step": 0.0}, "step"),
+        ({"runtime.options.surprise": 1}, "surprise"),
+        ({"output.inverse": "labels-nearest"}, "output.inverse"),
+        (
+            {"output.labels.3.index": 4, "measurements.3.label": 4},
+            r"labels are \[1, 2, 3\], the card's output.labels have the indices \[1, 2, 4\]",
+        ),
+        ({"output.labels.3.kind": "finding"}, "every label an organ"),
     ],
 )
-def test_a_card_that_does_not_fit_its_folder_is_bad(tmp_path: Path, key: str, value: Any, reason: str) -> None:
+def test_a_card_that_does_not_fit_its_folder_is_bad(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     """A wrong word in the card is named when the model is loaded."""
     path = train(Training(mirroring=None), tmp_path)
     with pytest.raises(BadCard, match=reason):
-        registry.load(adopt(path, tmp_path / "card", {key: value}), "cpu")
+        registry.load(adopt(path, tmp_path / "card", change), "cpu")
 
 
 def test_a_trainer_that_a_human_vouches_for_is_taken(tmp_path: Path) -> None:
@@ -266,6 +268,13 @@ def test_a_trainer_that_a_human_vouches_for_is_taken(tmp_path: Path) -> None:
     path = train(Training(mirroring=None, trainer="nnUNetTrainer"), tmp_path)
     values = {"runtime.options.trainer": "nnUNetTrainerOfOurs", "runtime.options.trainer_as_planned": True}
     assert registry.load(adopt(path, tmp_path / "card", values), "cpu")
+
+
+@pytest.mark.parametrize("trainer", ["nnUNetTrainer_4000epochs_NoMirroring", "nnUNetTrainerDA5", "nnUNetTrainer_onlyMirror01_1500ep"])
+def test_trainers_that_build_the_network_of_the_plans_are_taken(tmp_path: Path, trainer: str) -> None:
+    """Of nnU-Net's own trainers those that change only how is trained are run without a word from a human."""
+    path = train(Training(mirroring=None), tmp_path)
+    assert registry.load(adopt(path, tmp_path / "card", {"runtime.options.trainer": trainer}), "cpu")
 
 
 def test_a_folder_without_folds_or_with_half_a_file_cannot_be_drafted(tmp_path: Path) -> None:
