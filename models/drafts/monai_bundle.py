@@ -16,7 +16,7 @@ WEIGHTS = ("models/model.safetensors", "models/model.pt", "models/model.ts")
 MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PET": "PT", "PT": "PT", "XR": "DX", "DX": "DX", "CR": "CR", "MG": "MG", "US": "US"}
 ORIENTATION = Missing(
     key="runtime.options.orientation",
-    what='where the x, y and z indices of its training images grew, as nibabel says it: "RAS"; "as-stored" for as the series comes',
+    what='where z, y and x of its training images grew: "SAR" for NIfTI in canonical order; "as-stored" for as the series comes',
     why="its preprocessing has no Orientationd, so it sees the images as they are given to it",
 )
 INVERSE = Missing(

@@ -24,8 +24,8 @@ class Options(BaseModel):
     channels     label index -> channel of the network; a label that is not named has the channel of its index
     left_out     channels that no label reports, background apart
     keys         image key -> roles whose volumes are its channels, in this order; without it "image" has every role of the card
-    orientation  where the x, y and z indices of the images grow that the bundle was trained on, as nibabel says it ("RAS"), or
-                 "as-stored"; needed where the bundle's preprocessing has no Orientationd
+    orientation  where the z, y and x indices of the images grow that the bundle was trained on ("SAR" for NIfTI in canonical
+                 order), or "as-stored"; needed where the bundle's preprocessing has no Orientationd
     overrides    id in the configuration -> value, as `--inferer::overlap 0.25` on MONAI's command line
     """
 

@@ -45,7 +45,7 @@ class Setup:
         if grid.is_projection or self.orientation in {None, "as-stored"}:
             return None
         assert self.orientation is not None
-        return transforms.turning(grid, self.orientation[::-1])
+        return transforms.turning(grid, self.orientation)
 
 
 def prove(setup: Setup, shape: tuple[int, ...], labelled: dict[int, int]) -> outputs.Reading:
@@ -57,7 +57,7 @@ def prove(setup: Setup, shape: tuple[int, ...], labelled: dict[int, int]) -> out
     if setup.orientation is None and not setup.flat and not made.orients:
         raise ValueError(
             "the bundle's preprocessing has no Orientationd: say in orientation how its training images were stored "
-            '("RAS"), or "as-stored"'
+            '("SAR" for NIfTI in canonical order), or "as-stored"'
         )
     if len(shape) < 2 or shape[1] != facts.outputs:
         raise ValueError(f"the network gives {shape[1:]}, metadata says {facts.outputs} channels")

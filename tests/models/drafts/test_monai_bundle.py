@@ -97,7 +97,7 @@ def test_what_the_configuration_leaves_open_is_asked_for(tmp_path: Path) -> None
     (tmp_path / "configs/inference.json").write_text(bundles.json.dumps(inference))
     draft = drafts.inspect(tmp_path)
     wanted = {entry.key: entry.what for entry in draft.missing}
-    assert "nibabel" in wanted["runtime.options.orientation"]
+    assert "canonical order" in wanted["runtime.options.orientation"]
     assert "scores-linear" in wanted["output.inverse"]
     assert draft.notes[1].startswith("cannot be honoured: evaluator::prepare_batch")
     assert draft.notes[2].startswith("cannot be honoured: network_def::act")

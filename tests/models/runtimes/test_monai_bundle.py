@@ -336,14 +336,14 @@ def test_progress_rises_to_one(tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_orientation_must_say_how_its_images_were_stored(tmp_path: Path) -> None:
-    """Without Orientationd a card says how training images were stored; "RAS" gives what MONAI gives of the file so stored."""
+    """Without Orientationd a card says how training images were stored; "SAR" gives what MONAI gives of the file in RAS."""
     volume, _ = scene(grid("sagittal", SHAPE, SPACING_MM))
     steps = [step for step in INFERENCE["preprocessing"]["transforms"] if step["_target_"] != "Orientationd"]
     inference = changed(INFERENCE, preprocessing__transforms=steps)
     folder = bundles.write(tmp_path, inference)
     with pytest.raises(BadCard, match="has no Orientationd"):
         registry.load(bundles.card(folder), "cpu")
-    labels = predict(bundles.card(folder, ("[runtime.options]", '[runtime.options]\norientation = "RAS"')), volume).labels
+    labels = predict(bundles.card(folder, ("[runtime.options]", '[runtime.options]\norientation = "SAR"')), volume).labels
     # INFERENCE itself turns to RAS first, and is the same bundle otherwise.
     assert np.array_equal(labels, of_monai(folder, volume, INFERENCE)[0])
     stored = predict(bundles.card(folder, ("[runtime.options]", '[runtime.options]\norientation = "as-stored"')), volume).labels
