@@ -76,3 +76,20 @@ def models_run(
 
     name, folder = what
     command.run(options.settings(config), name, command.Run(source=folder, out=out, profile=profile), as_json=as_json)
+
+
+@models.command("evaluate")
+def models_evaluate(  # noqa: PLR0913, PLR0917 -- each is an option of the command
+    name: str,
+    data: Annotated[Path, typer.Option(help="A folder with a folder for each case: image and truth (docs/bring-your-model.md).")],
+    out: Annotated[Path | None, typer.Option(help="Where figures, plots and predictions go; default: evaluation-NAME.")] = None,
+    skip: Annotated[bool, typer.Option("--skip", help="Exit with 0 although cases were left out.")] = False,
+    directory: Directory = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model against a truth: Dice, surface distance, volumes, FROC, with intervals; a table, plots, a block for the card."""
+    from overread.commands import models_evaluate as command
+
+    wish = command.Wish(name=name, data=data, out=out, skip=skip, directory=directory)
+    raise typer.Exit(command.main(options.settings(config), wish, as_json=as_json))

@@ -169,6 +169,12 @@ def run(shelved: ShelvedCard, source: Path, out: Path, settings: Settings, profi
     return Ran(prediction=prediction, files=tuple(written), summary=summary)
 
 
+def read_folder(shelved: ShelvedCard, source: Path) -> dict[str, Volume]:
+    """Read the volumes a model would be given of a folder of DICOM files; raises Refused with routing's reasons."""
+    job, files = _job_for(shelved, source)
+    return read_volumes(shelved, {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()})[0]
+
+
 def _job_for(shelved: ShelvedCard, source: Path) -> tuple[Job, dict[str, Path]]:
     """Route the folder to this one model; give the job as the ledger would hold it, and the files by SOP Instance UID."""
     found = folder.read(source)

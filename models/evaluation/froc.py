@@ -96,9 +96,7 @@ def cut_at(readings: Sequence[Reading], rate: float) -> float:
 
     Example: two scans with false marks 0.9, 0.8 and 0.3, rate 1: two may stand, so just over 0.3.
     """
-    allowed = int(rate * len(readings))
-    ranked = sorted((score for reading in readings for score in reading.false_marks), reverse=True)
-    return 0.0 if len(ranked) <= allowed else float(np.nextafter(ranked[allowed], 2))
+    return _cut(sorted((score for reading in readings for score in reading.false_marks), reverse=True), int(rate * len(readings)))
 
 
 def sensitivity(readings: Sequence[Reading], threshold: float, of: Callable[[Scored], bool] | None = None) -> float:
@@ -115,7 +113,14 @@ def false_rate(readings: Sequence[Reading], threshold: float) -> float:
 
 def at_rates(readings: Sequence[Reading], rates: Sequence[float] = RATES, of: Callable[[Scored], bool] | None = None) -> tuple[float, ...]:
     """Give the sensitivity at each number of false marks a scan, without interpolation; their mean is LUNA16's score."""
-    return tuple(sensitivity(readings, cut_at(readings, rate), of) for rate in rates)
+    ranked = sorted((score for reading in readings for score in reading.false_marks), reverse=True)
+    found = np.array([lesion.score for reading in readings for lesion in reading.lesions if of is None or of(lesion)])
+    cuts = [_cut(ranked, int(rate * len(readings))) for rate in rates]
+    return tuple(float((found >= cut).mean()) if found.size else float("nan") for cut in cuts)
+
+
+def _cut(ranked: Sequence[float], allowed: int) -> float:
+    return 0.0 if len(ranked) <= allowed else float(np.nextafter(ranked[allowed], 2))
 
 
 def curve(readings: Sequence[Reading]) -> tuple[Curve, Curve]:
