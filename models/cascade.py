@@ -39,14 +39,14 @@ class Cascade(BaseModel, Generic[S]):
     def _both_mark(self) -> Cascade[S]:
         if self.first.scores or self.second.scores or self.second.centres or self.second.rows:
             raise ValueError("the first network proposes boxes or a region, the second one draws voxels")
-        if self.first.mask_channels or (self.first.organ_channels and self.first.findings):
+        if self.first.mask_channels:
             raise ValueError("the first network proposes findings, or a region by organ_channels")
         return self
 
     @property
     def locates(self) -> bool:
         """Tell whether the first network gives one region, not findings."""
-        return bool(self.first.organ_channels)
+        return bool(self.first.organ_channels) and not self.first.findings
 
     def cards(self, card: Card) -> tuple[Card, Card]:
         """Give the card as each network has to fit it.

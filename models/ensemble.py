@@ -41,11 +41,9 @@ class Ensemble:
             every = torch.stack([each[:, list(self._heads.scores.channels)] for each in found])
             self._spread = max(self._spread, float((every.amax(dim=0) - every.amin(dim=0)).max()))
             return
-        single = [*self._heads.mask_channels, *(entry.channel for entry in self._heads.findings)]
-        single += self._heads.centres.channels if self._heads.centres else ()
-        marks = [[each[:, channel] >= HALF for each in found] for channel in single]
-        if organs := list(self._heads.organ_channels):
-            marks.append([each[:, organs].argmax(dim=1) for each in found])
+        marks = [[each[:, channel] >= HALF for each in found] for channel in self._heads.sigmoid_channels]
+        if shared := list(self._heads.softmax_channels):
+            marks.append([each[:, shared].argmax(dim=1) for each in found])
         for mark in marks:
             every = torch.stack(mark).long()
             marked = (every != 0).any(dim=0)

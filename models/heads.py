@@ -16,9 +16,13 @@ class _Part(BaseModel):
 
 
 class Findings(_Part):
-    """Which channel marks findings (a sigmoid) and when a part of it counts (models.detector.Rule)."""
+    """Which channel marks findings and when a part of it counts (models.detector.Rule).
+
+    of  what makes the channel a probability: a sigmoid of its own, or the softmax that it shares with organ_channels
+    """
 
     channel: int = Field(ge=0)
+    of: Literal["sigmoid", "softmax"] = "sigmoid"
     label: int
     threshold: float = Field(gt=0, lt=1)
     extent: float | None = Field(default=None, gt=0, lt=1)
@@ -35,7 +39,7 @@ class Findings(_Part):
     @property
     def rule(self) -> detector.Rule:
         """Give the detector's rule; without an extent of its own a finding reaches to the threshold."""
-        given = self.model_dump(exclude={"channel", "extent"})
+        given = self.model_dump(exclude={"channel", "of", "extent"})
         return detector.Rule(**given, extent=self.threshold if self.extent is None else self.extent)
 
 
@@ -91,6 +95,17 @@ class Heads(_Part):
             found += self.scores.channels
         return tuple(sorted(found))
 
+    @property
+    def softmax_channels(self) -> tuple[int, ...]:
+        """Give the channels of the one softmax: organ_channels, then those of the findings that share it."""
+        return (*self.organ_channels, *(entry.channel for entry in self.findings if entry.of == "softmax"))
+
+    @property
+    def sigmoid_channels(self) -> tuple[int, ...]:
+        """Give the channels that have a sigmoid each."""
+        heat = self.centres.channels if self.centres else ()
+        return (*self.mask_channels, *(entry.channel for entry in self.findings if entry.of == "sigmoid"), *heat)
+
     def channel_of(self, card: Card, index: int) -> int:
         """Give the channel of a label that has voxels; raises ValueError where it has none."""
         organs = organs_of(card)
@@ -112,6 +127,8 @@ class Heads(_Part):
             )
         if self.mask_channels and len(self.mask_channels) != len(organs):
             raise ValueError(f"mask_channels names {len(self.mask_channels)} channels for {len(organs)} organ labels")
+        if self.organ_channels and any(label.threshold is not None for label in organs):
+            raise ValueError("a threshold of an organ label says nothing where the classes of a softmax exclude each other")
         _findings_agree(self, card, marks)
         known = {label.index for label in organs}
         within = {index for entry in self.findings for index in entry.within_labels}
@@ -153,7 +170,12 @@ def _kind_agrees(heads: Heads, card: Card) -> None:
         "a network has centres or rows, not both": len(boxed) > 1,
         "centres and rows need suppress: it says which boxes mark the same": bool(boxed) and heads.suppress is None,
         'suppress is for output.kind = "boxes"': heads.suppress is not None and kind != "boxes",
-        "organ_channels are for organ labels, of which the card has none": bool(heads.organ_channels) and not organs,
+        "organ_channels are for organ labels, of which the card has none": (
+            bool(heads.organ_channels) and not organs and not any(entry.of == "softmax" for entry in heads.findings)
+        ),
+        'findings of = "softmax" share that of organ_channels, whose first is none': (
+            not heads.organ_channels and any(entry.of == "softmax" for entry in heads.findings)
+        ),
         "the organ labels need organ_channels, or mask_channels where they may overlap": (
             bool(organs) and kind != "scores" and bool(heads.organ_channels) == bool(heads.mask_channels)
         ),

@@ -31,22 +31,24 @@ class Outcome:
         as_is: dict[str, Any] = {"activate": lambda values: values} if activated else {}
         organs = organs_of(card)
         self._labels: inverse.Linear | inverse.Nearest | None = None
-        if heads.organ_channels:
-            decision = inverse.exclusive([0, *(label.index for label in organs)], heads.organ_channels)
+        self._shared = [entry.label for entry in heads.findings if entry.of == "softmax"]
+        if heads.organ_channels and organs:
+            decision = inverse.exclusive([0, *(label.index for label in organs), *self._shared], heads.softmax_channels)
             kind = inverse.Nearest if card.output.inverse == "labels-nearest" else inverse.Linear
             self._labels = kind(plan, replace(decision, **as_is))
         self._masks = {}
         for label, channel in zip(organs, heads.mask_channels, strict=bool(heads.mask_channels)):
             decision = inverse.above(HALF if label.threshold is None else label.threshold, channel)
             self._masks[label.index] = inverse.Linear(plan, replace(decision, **as_is))
-        self._heat = {entry.label: inverse.Whole(plan, (entry.channel,), **as_is) for entry in heads.findings}
+        self._heat = {entry.label: inverse.Whole(plan, *_channel(heads, entry.channel, activated=activated)) for entry in heads.findings}
         self._peaks: inverse.Whole | None = None
         if heads.centres:
             count = len(heads.centres.channels)
             self._peaks = inverse.Whole(
                 plan, (*heads.centres.channels, *heads.centres.size_channels), _heat_first(count, activated=activated)
             )
-        self._levels = {index: inverse.Whole(plan, *_channel(card, heads, index, activated=activated)) for index in heads.probabilities}
+        channels = {index: heads.channel_of(card, index) for index in heads.probabilities}
+        self._levels = {index: inverse.Whole(plan, *_channel(heads, each, activated=activated)) for index, each in channels.items()}
 
     def take(self, piece: windows.Piece) -> None:
         """Read one piece."""
@@ -59,6 +61,7 @@ class Outcome:
         """Give what was read; raises Unfit where the card demands more of an organ than there is."""
         card, heads, plan = self._card, self._heads, self._plan
         labels = self._labels.finish() if self._labels is not None else np.zeros(plan.source.shape, dtype=np.uint8)
+        labels[np.isin(labels, self._shared)] = 0  # a finding's class excludes organs; its voxels are the instances
         masks = {index: reader.finish().astype(bool) for index, reader in self._masks.items()}
         segmenter.require(labels, plan.source, card, heads.require_ml, masks)
         segmenter.drop_small(labels, plan.source, card)
@@ -86,12 +89,11 @@ def _heat_first(count: int, *, activated: bool) -> inverse.Activate:
     return lambda scores: scores if activated else torch.cat([torch.sigmoid(scores[:count]), scores[count:]])
 
 
-def _channel(card: Card, heads: Heads, index: int, *, activated: bool) -> tuple[tuple[int, ...], inverse.Activate]:
-    """Give the channels from which one label's probability comes, and how."""
-    channel = heads.channel_of(card, index)
-    if channel in heads.organ_channels:
-        place = heads.organ_channels.index(channel)
-        return heads.organ_channels, lambda scores: (scores if activated else torch.softmax(scores, dim=0))[place : place + 1]
+def _channel(heads: Heads, channel: int, *, activated: bool) -> tuple[tuple[int, ...], inverse.Activate]:
+    """Give the channels from which the probability of one of them comes, and how."""
+    if channel in heads.softmax_channels:
+        place = heads.softmax_channels.index(channel)
+        return heads.softmax_channels, lambda scores: (scores if activated else torch.softmax(scores, dim=0))[place : place + 1]
     return (channel,), lambda scores: scores if activated else torch.sigmoid(scores)
 
 
@@ -100,10 +102,9 @@ def activate(heads: Heads, scores: torch.Tensor) -> torch.Tensor:
     if heads.scores:
         return torch.softmax(scores, dim=1) if heads.scores.activation == "softmax" else torch.sigmoid(scores)
     result = scores.clone()
-    if heads.organ_channels:
-        result[:, list(heads.organ_channels)] = torch.softmax(scores[:, list(heads.organ_channels)], dim=1)
-    single = [*heads.mask_channels, *(entry.channel for entry in heads.findings), *(heads.centres.channels if heads.centres else ())]
-    result[:, single] = torch.sigmoid(scores[:, single])
+    if shared := list(heads.softmax_channels):
+        result[:, shared] = torch.softmax(scores[:, shared], dim=1)
+    result[:, list(heads.sigmoid_channels)] = torch.sigmoid(scores[:, list(heads.sigmoid_channels)])
     return result
 
 

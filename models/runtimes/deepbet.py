@@ -7,9 +7,7 @@ Ref: Fisch et al. 2024, doi 10.1016/j.compbiomed.2024.108845
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -23,6 +21,7 @@ from scipy import ndimage
 from models import registry, transforms
 from models.card import BadCard, ShelvedCard
 from models.execution import PLAIN, Execution, Need
+from models.runtimes import torchscript
 from models.vocabulary import Grid, Prediction, Progress, Unfit, Volume
 
 ORIENTATION = "RAS"
@@ -52,16 +51,11 @@ def load(shelved: ShelvedCard, device: str) -> Deepbet:
         options = Options.model_validate(shelved.card.runtime.options)
     except ValidationError as error:
         raise BadCard(f"{shelved.folder / 'card.toml'}: runtime.options: {error.errors()[0]['msg']}") from None
+    with registry.options_at_fault(shelved):
+        networks = {name: torchscript.opened(data, device) for name, data in content.items()}
     if len(shelved.card.output.labels) != 1 or shelved.card.output.labels[0].kind != "organ" or len(shelved.card.inputs) != 1:
         raise BadCard(f"{shelved.folder / 'card.toml'}: deepbet takes one input and gives one organ label")
-    return Deepbet(shelved, options, {name: _network(data, device) for name, data in content.items()}, device)
-
-
-def _network(data: bytes, device: str) -> Any:
-    with warnings.catch_warnings():
-        # torch 2.13 deprecates TorchScript; the published weights exist in no other form.
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\..*", category=DeprecationWarning)
-        return torch.jit.load(io.BytesIO(data), map_location=device).eval()  # type: ignore[no-untyped-call]
+    return Deepbet(shelved, options, networks, device)
 
 
 class Deepbet:

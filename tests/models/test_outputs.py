@@ -220,7 +220,34 @@ def test_probabilities_are_kept_where_asked(tmp_path: Path) -> None:
     assert np.abs(prediction.probabilities[1] / 255 - (along + 0.5))[core].max() < 0.004
 
 
+def test_a_finding_may_be_a_class_of_the_softmax(tmp_path: Path) -> None:
+    """None, organ and tumor exclude each other: the tumor is a numbered finding, the organ is what is left of it."""
+    of = grid("coronal", SHAPE, SPACING_MM)
+    organ, tumor = ball(of, at(of, 2, -3, 1), 14.0), ball(of, at(of, 8, -3, 1), 5.0)
+    options = SEEN + 'organ_channels = [0, 1]\nfindings = { channel = 2, label = 2, of = "softmax", threshold = 0.6, extent = 0.5 }\n'
+    lines = Lines((0.0, 0.0), (20.0, -6.0), (60.0, -38.0))  # none below 0.3, the organ below 0.8, then the tumor
+    prediction = predict(tmp_path, lines, options, "labels\n" + labels("organ", "finding"), volume(of, 0.6 * organ + 0.4 * tumor))
+    (finding,) = prediction.findings
+    assert prediction.instances is not None
+    assert (finding.label, set(np.unique(prediction.labels).tolist())) == (2, {0, 1})
+    assert dice(prediction.instances == 1, tumor) > 0.8
+    assert dice(prediction.labels == 1, organ & ~tumor) > 0.9
+    assert not ((prediction.labels > 0) & (prediction.instances > 0)).any()
+
+
+def test_two_classes_of_a_softmax_may_be_none_and_a_finding(tmp_path: Path) -> None:
+    """The commonest lesion network of all: what is not none is a finding."""
+    of = grid("sagittal", SHAPE, SPACING_MM)
+    lesion = ball(of, at(of, 8, -3, 1), 7.0)
+    options = SEEN + 'organ_channels = [0]\nfindings = { channel = 1, label = 1, of = "softmax", threshold = 0.5 }\n'
+    prediction = predict(tmp_path, Lines((0.0, 0.0), (20.0, -10.0)), options, "labels\n" + labels("finding"), volume(of, 1.0 * lesion))
+    assert len(prediction.findings) == 1
+    assert dice(prediction.instances == 1, lesion) > 0.9
+
+
 WRONG = [
+    ("organ_channels = [0, 1]", "labels", labels("organ", threshold=0.5), "threshold of an organ label says nothing"),
+    ('findings = { channel = 0, label = 1, of = "softmax", threshold = 0.5 }', "labels", labels("finding"), "whose first is none"),
     ("mask_channels = [0]", "labels", labels("organ"), "go together"),
     ("organ_channels = [0, 1]", "masks", labels("organ"), "go together"),
     ("organ_channels = [0, 1]", "labels", labels("organ", "organ"), "organ_channels names 2"),

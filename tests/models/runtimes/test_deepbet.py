@@ -119,6 +119,18 @@ def test_a_card_that_does_not_fit_is_bad(tmp_path: Path, old: str, new: str, rea
         registry.load(simple(tmp_path, old, new), "cpu")
 
 
+def test_a_file_that_is_no_network_is_bad(tmp_path: Path) -> None:
+    """A broken file whose hash is right is named when the model is loaded, not by a crash of the worker."""
+    shelved = simple(tmp_path)
+    text = (tmp_path / "card.toml").read_text()
+    for entry in shelved.card.runtime.files.values():
+        (tmp_path / entry.path).write_bytes(b"no network")
+        text = text.replace(entry.sha256, hashlib.sha256(b"no network").hexdigest())
+    (tmp_path / "card.toml").write_text(text)
+    with pytest.raises(BadCard, match="no TorchScript program"):
+        registry.load(read(tmp_path / "card.toml"), "cpu")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("deepbet") is None, reason="the extra brain-mr is not installed")
 @pytest.mark.real
 def test_a_real_head_gets_the_mask_of_the_authors_own_command(tmp_path: Path) -> None:
