@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models import registry
 from models.card import Card, ShelvedCard
-from models.runtimes.monai_bundle import bundle, chain, expressions, outputs, reading, sections, weights
+from models.runtimes.monai_bundle import bundle, chain, expressions, inferring, outputs, reading, sections, weights
 
 FILES = ("metadata", "inference", "weights")
 
@@ -58,7 +58,7 @@ def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
         inverse = "none" if shelved.card.output.kind == "scores" else shelved.card.output.inverse
         made = chain.build(kept, bound, keys, inverse)
         network = weights.network(chain.parsed(kept, bound), content["weights"])
-        shape = weights.probe(kept, bound, network, (1, facts.inputs, *made.window(facts.shape)))
+        shape = weights.probe(kept, bound, network, (1, facts.inputs, *inferring.window(made.inferer, facts.shape)))
         setup = bundle.Setup(card=shelved.card, chain=made, facts=facts, device=device, orientation=options.orientation)
         read = bundle.prove(setup, shape, labelled)
     return bundle.Bundle(setup, network.to(device).eval(), read)

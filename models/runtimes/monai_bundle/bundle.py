@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from monai.inferers.inferer import SliceInferer
 
 from models import network, transforms
-from models.card import Card
+from models.card import Card, InputPart
 from models.execution import PLAIN, Execution, Need
-from models.runtimes.monai_bundle import chain, images, outputs
+from models.runtimes.monai_bundle import chain, images, inferring, outputs
 from models.runtimes.monai_bundle.chain import Chain
 from models.runtimes.monai_bundle.reading import Facts
-from models.vocabulary import Broken, Grid, Prediction, Progress, Unfit, Volume
+from models.vocabulary import Grid, Prediction, Progress, Unfit, Volume
 
 TRIAL = Grid(shape=(20, 28, 24), origin_mm=(-11.0, 23.0, 5.0), axes=((-1, 0, 0), (0, 0, -1), (0, 1, 0)), spacing_mm=(2.2, 1.7, 1.9))
 """A sagittal series, so that a bundle that loses its way back is found."""
@@ -61,7 +63,7 @@ def prove(setup: Setup, shape: tuple[int, ...], labelled: dict[int, int]) -> out
         )
     if len(shape) < 2 or shape[1] != facts.outputs:
         raise ValueError(f"the network gives {shape[1:]}, metadata says {facts.outputs} channels")
-    window = made.window(facts.shape)
+    window = inferring.window(made.inferer, facts.shape)
     spatial = len(shape) > 2
     if spatial and shape[2:] != window:
         raise ValueError(f"the network makes {shape[2:]} of {window}; a result must have its input's size")
@@ -86,7 +88,7 @@ def _tried(setup: Setup, grid: Grid, *, spatial: bool) -> torch.Tensor:
         raise ValueError(f"preprocessing gives {image.shape[0]} channels, metadata says the network takes {facts.inputs}")
     sizes = tuple(image.shape[1:]) if spatial else ()
     if spatial:
-        seen = tuple(made.infer(data, lambda windows: windows[:, :1] * 0, PLAIN, "cpu").shape[1:])
+        seen = tuple(inferring.run(made.inferer, image.as_tensor().float(), _one_channel, PLAIN, lambda _part: None).shape[1:])
         if seen != sizes:
             raise ValueError(f"the inferer makes {seen} of {sizes}")
     return made.finish(data, torch.randn((facts.outputs, *sizes), generator=torch.Generator().manual_seed(0)))
@@ -120,6 +122,22 @@ def _oriented(setup: Setup, volumes: Mapping[str, Volume]) -> dict[str, Volume]:
     return made
 
 
+def _moved(volume: Volume, grid: Grid, entry: InputPart) -> Volume:
+    """Resample a role's volume to the reference's grid; raises Unfit where the card does not say that they lie in one frame."""
+    if not entry.same_frame or grid.is_projection:
+        raise Unfit(f"The series for {entry.role} does not lie on the voxels of the reference; this model needs them to match.")
+    values, seen = transforms.onto(volume.array, volume.grid, grid, "cpu")
+    if not bool(seen.any()):
+        raise Unfit(f"The images for {entry.role} show no part of what those of the reference show.")
+    values[~seen] = float(volume.array.min())
+    return replace(volume, array=values.numpy(), grid=grid)
+
+
+def _one_channel(seen: torch.Tensor) -> torch.Tensor:
+    """Stand in for the network where only shapes count."""
+    return seen[:, :1] * 0
+
+
 class Bundle:
     """A bundle, warm on its device."""
 
@@ -127,17 +145,26 @@ class Bundle:
         self._setup = setup
         self._network = built
         self._read = read
+        self._by_monai = inferring.layout(setup.chain.inferer, [inferring.ANY_SIZE] * len(setup.facts.shape)) is None
+
+    @cached_property
+    def _window_bytes(self) -> int:
+        """Tell what one window takes in the network; where that cannot be told without running it, a hundred channels of it."""
+        window = inferring.window(self._setup.chain.inferer, self._setup.facts.shape)
+        with suppress(Exception):  # whatever a network cannot do without content
+            return network.forward_bytes(self._network, window, self._setup.facts.inputs)
+        return 400 * math.prod(window)
 
     def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
-        """Estimate the scores on the model's grid and on the source's, each twice, and thirty channels of a batch of windows."""
+        """Estimate the scores on the model's grid and on the source's, each twice, and the windows in the network."""
         grid, made, facts = grids[self._setup.card.reference_role], self._setup.chain, self._setup.facts
         source = math.prod(grid.shape)
         spacing = made.spacing_mm
         factors = [old / new for old, new in zip(reversed(grid.spacing_mm), spacing, strict=True) if new > 0] if spacing else []
         model = source * math.prod(factors)
-        window = math.prod(made.window(facts.shape))
-        scores = 0 if self._setup.card.output.kind == "scores" else int(8 * facts.outputs * (source + model))
-        run = 4 * execution.batch * window * max(30, 2 * facts.outputs)
+        window = math.prod(inferring.window(made.inferer, facts.shape))
+        scores = 0 if self._setup.card.output.kind == "scores" else int(8 * (made.returned(facts.outputs) * source + facts.outputs * model))
+        run = execution.batch * (self._window_bytes + 4 * window * (facts.inputs + facts.outputs))
         images_bytes = int(4 * facts.inputs * (source + 2 * model))
         if execution.stitch == "host":
             return Need(device=run, host=scores + images_bytes)
@@ -145,16 +172,13 @@ class Bundle:
 
     def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
         """Run the bundle; raises Unfit for volumes that it cannot take together."""
-        grid = self._check(volumes)
-        made = self._setup.chain
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            data = made.prepare(_oriented(self._setup, volumes))
+        laid = self._laid(volumes)
+        grid, made = laid[self._setup.card.reference_role].grid, self._setup.chain
+        with torch.no_grad():
+            data = made.prepare(_oriented(self._setup, laid))
             progress(0.05)
-            total = made.windows(data[chain.IMAGE].shape[1:])
-            forward = chain.counted(self._forward(execution), total, lambda part: progress(0.05 + 0.8 * part))
-            pred = made.infer(data, forward, execution, self._setup.device)
-            if not bool(torch.isfinite(pred).all()):
-                raise Broken("The network gave scores that are no finite numbers.")
+            image = data[chain.IMAGE].as_tensor().float().to(self._setup.device)
+            pred = inferring.run(made.inferer, image, self._network, execution, lambda part: progress(0.05 + 0.8 * part))
             found = made.finish(data, pred)
         progress(0.95)
         found = self._returned(found, grid)
@@ -162,28 +186,24 @@ class Bundle:
         progress(1.0)
         return prediction
 
-    def _check(self, volumes: Mapping[str, Volume]) -> Grid:
-        grid = volumes[self._setup.card.reference_role].grid
+    def _laid(self, volumes: Mapping[str, Volume]) -> dict[str, Volume]:
+        """Give the volumes on the reference's grid; raises Unfit.
+
+        A role of the same frame of reference on another grid is resampled to it, and has its least value where it does not reach.
+        """
+        card = self._setup.card
+        grid = volumes[card.reference_role].grid
         if grid.is_projection != self._setup.flat:
             raise Unfit("This model reads single radiographs." if self._setup.flat else "This model reads volumes, not single radiographs.")
-        for role, volume in volumes.items():
+        laid = {}
+        for entry in card.inputs:
+            volume = volumes[entry.role]
             if volume.modality == "CT" and volume.unit != "HU":
                 raise Unfit("The CT's values are not Hounsfield units.")
             if volume.grid.shape != grid.shape or not np.allclose(volume.grid.affine, grid.affine, atol=chain.DEVIATION_MM):
-                raise Unfit(f"The series for {role} does not lie on the voxels of the reference; this model needs them to match.")
-        return grid
-
-    def _forward(self, execution: Execution) -> chain.Forward:
-        """Give the network in the precision asked for; what it gives is float32."""
-        kind = torch.device(self._setup.device).type
-        half = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(execution.precision)
-
-        def run(windows: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(kind, dtype=half, enabled=half is not None):
-                found: torch.Tensor = self._network(windows)
-            return found.float()
-
-        return run
+                volume = _moved(volume, grid, entry)
+            laid[entry.role] = replace(volume, grid=grid)
+        return laid
 
     def _returned(self, found: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Check that a result lies on the source grid, and turn it back to it; raises ValueError."""
@@ -202,5 +222,6 @@ class Bundle:
         return {
             **network.variant("monai-bundle", self._network, replace(execution, tile=False)),
             "bundle": f"{facts.name} {facts.version}".strip(),
+            "windows": "MONAI's" if self._by_monai else "ours",
             "inverse": "ours" if self._setup.chain.own else "the bundle's",
         }

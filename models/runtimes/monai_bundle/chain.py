@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from monai.bundle.config_parser import ConfigParser
 from monai.data.meta_tensor import MetaTensor
-from monai.inferers.inferer import SimpleInferer, SliceInferer, SlidingWindowInferer
+from monai.inferers.inferer import SimpleInferer
 from monai.transforms.compose import Compose
 from monai.transforms.post.dictionary import Activationsd, Invertd
 from monai.transforms.spatial.array import Orientation, Spacing
@@ -20,18 +19,14 @@ from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.transform import Randomizable
 from monai.transforms.utility.dictionary import CastToTyped, EnsureTyped, ToDeviced
 
-from models.execution import Execution
-from models.runtimes.monai_bundle import expressions, images
-from models.vocabulary import Grid, Progress, Volume
+from models.runtimes.monai_bundle import expressions, images, returning
+from models.vocabulary import Grid, Volume
 
 IMAGE, PRED = "image", "pred"
 """The keys under which MONAI's evaluators look for a network's input and put its output."""
 SMOOTH = (Activationsd, EnsureTyped, CastToTyped, ToDeviced)
 """What may come before a return to the source grid by linear interpolation: it leaves scores as graded as they were."""
-ANY_SIZE = 96
 DEVIATION_MM = 0.01
-
-Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,46 +55,12 @@ class Chain:
         """Postprocess what the network made of prepared data: (channels, *), on the source grid unless it is of the image as a whole."""
         image = data[IMAGE]
         tracked = MetaTensor(pred, meta=copy.deepcopy(image.meta), applied_operations=copy.deepcopy(image.applied_operations))
-        found = self.postprocessing({**data, PRED: tracked})[PRED]
+        found = returning.run(self.postprocessing, _steps(self.postprocessing), {**data, PRED: tracked}, PRED)
         return found if isinstance(found, torch.Tensor) else torch.as_tensor(np.asarray(found))
 
-    def infer(self, data: Mapping[str, Any], forward: Forward, execution: Execution, device: str) -> torch.Tensor:
-        """Run the network on a prepared image through the bundle's inferer: (channels, *) of one image."""
-        if isinstance(self.inferer, SlidingWindowInferer):
-            self.inferer.sw_batch_size = execution.batch
-            self.inferer.device = torch.device("cpu") if execution.stitch == "host" else None
-        inputs = data[IMAGE].as_tensor()[None].float().to(device)
-        result = self.inferer(inputs=inputs, network=forward)
-        if not isinstance(result, torch.Tensor):
-            raise ValueError("the network gives several outputs; one is needed")  # noqa: TRY004 -- of the bundle
-        plain = result.as_tensor() if isinstance(result, MetaTensor) else result
-        return plain[0].float()
-
-    def windows(self, shape: Sequence[int]) -> int:
-        """Count how many windows the inferer makes of an image, for the progress.
-
-        Example: 200 voxels, window 96, overlap 0.25: a window every 72 voxels, ceil((200 - 96) / 72) + 1 = 3.
-        """
-        if not isinstance(self.inferer, SlidingWindowInferer):
-            return 1
-        counts = []
-        overlaps = self.inferer.overlap if isinstance(self.inferer.overlap, Sequence) else [self.inferer.overlap] * len(shape)
-        for size, window, overlap in zip(shape, self.window(shape), overlaps, strict=False):
-            counts.append(math.ceil(max(0, size - window) / max(1, int(window * (1 - overlap)))) + 1)
-        return math.prod(counts)
-
-    def window(self, shape: Sequence[int | None]) -> tuple[int, ...]:
-        """Give what the network sees at once of an image of this shape; None is any size."""
-        sizes = [size or ANY_SIZE for size in shape]
-        if not isinstance(self.inferer, SlidingWindowInferer):
-            return tuple(sizes)
-        given = getattr(self.inferer, "orig_roi_size", self.inferer.roi_size)
-        wanted = [given] * len(sizes) if isinstance(given, int) else list(given)
-        if isinstance(self.inferer, SliceInferer) and len(sizes) == 3:
-            wanted.insert(self.inferer.spatial_dim, 1)
-        if len(wanted) != len(sizes):
-            raise ValueError(f"the inferer's window has {len(wanted)} axes, metadata's spatial_shape {len(sizes)}")
-        return tuple(int(want) if want and want > 0 else size for want, size in zip(wanted, sizes, strict=True))
+    def returned(self, classes: int) -> int:
+        """Tell how many channels of the result lie on the source grid at the same time."""
+        return returning.at_once(_steps(self.postprocessing), classes, PRED)
 
     @property
     def spacing_mm(self) -> tuple[float, ...] | None:
@@ -204,17 +165,3 @@ def on_grid(found: torch.Tensor, grid: Grid) -> str:
         if float(np.abs(off).max()) > DEVIATION_MM:
             return f"the result lies {float(np.abs(off).max()):.2f} mm off the images"
     return ""
-
-
-def counted(network: Forward, total: int, progress: Progress) -> Forward:
-    """Give a network that tells the progress as windows go through it."""
-    done = 0
-
-    def run(windows: torch.Tensor) -> torch.Tensor:
-        nonlocal done
-        done += len(windows)
-        result = network(windows)
-        progress(min(1.0, done / total))
-        return result
-
-    return run

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+from enum import Enum
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle.config_item import ComponentLocator
+from monai.inferers.inferer import Inferer
+from monai.transforms.transform import Transform
 
 
 def words(text: str) -> frozenset[str]:
@@ -38,6 +41,7 @@ REFUSED = {
     "RandTorchIO": "calls another library's functions by name",
     "CuCIM": "calls another library's functions by name",
     "RandCuCIM": "calls another library's functions by name",
+    "PatchInferer": "finds its parts by names of any module",
     "Transchex": "downloads its weights",
     "MultiModal": "downloads its weights",
     "BertPreTrainedModel": "downloads its weights",
@@ -130,18 +134,27 @@ def _walk(dotted: str) -> Any:
 
 
 def _monai(found: Any, rest: str) -> str:
+    if isinstance(found, str | int | float | Enum):
+        return ""  # a name of MONAI's own for a word or a number: CommonKeys.IMAGE, Norm.BATCH
     name = getattr(found, "__name__", rest.rsplit(".", 1)[-1])
     home = f"{getattr(found, '__module__', '')}."
     refused = REFUSED.get(name) or REFUSED.get(plain(name))
     if refused:
         return refused
-    if not (inspect.isclass(found) or inspect.isfunction(found)) or not home.startswith(PLACES):
+    if not home.startswith(PLACES) or not _is_component(found, home):
         return f"is none of MONAI's transforms, inferers or networks (it lives in {home.removesuffix('.') or 'no module'})"
-    if home.startswith("monai.transforms.io."):
+    if home.startswith("monai.transforms.io.") or is_one_of(name, SAVERS):
         return "reads or writes files"
     if "pretrained" in name:
         return "downloads weights"
     return ""
+
+
+def _is_component(found: Any, home: str) -> bool:
+    """Tell a transform, an inferer, a network or a part of one; of functions those that build a network."""
+    if inspect.isclass(found):
+        return issubclass(found, Transform | Inferer | torch.nn.Module) or home.startswith("monai.apps.detection.utils.")
+    return inspect.isfunction(found) and home.startswith("monai.networks.nets.")
 
 
 def _torch(found: Any, rest: str) -> str:

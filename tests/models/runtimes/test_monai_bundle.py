@@ -150,6 +150,18 @@ def test_postprocessing_is_honoured(tmp_path: Path, steps: list[dict[str, Any]])
     assert np.array_equal(labels, expected.argmax(axis=0) if len(expected) > 1 else expected[0])
 
 
+def test_many_classes_return_a_few_at_a_time(tmp_path: Path) -> None:
+    """Of more classes than return at once the labels are MONAI's own, and the steps after the cut are done."""
+    volume, _ = scene(grid("sagittal", SHAPE, SPACING_MM))
+    steps = [SOFTMAX, INVERT, ARGMAX, {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "applied_labels": [3]}]
+    inference = changed(INFERENCE, network_def__out_channels=10, postprocessing__transforms=steps)
+    names = {"0": "background", **{str(index): f"part {index}" for index in range(1, 10)}}
+    folder = bundles.write(tmp_path, inference, metadata(network_data_format__outputs__pred={"num_channels": 10, "channel_def": names}))
+    labels = predict(bundles.card(folder, labels={index: names[str(index)] for index in range(1, 10)}), volume).labels
+    assert len(np.unique(labels)) > 6
+    assert np.array_equal(labels, of_monai(folder, volume, inference)[0])
+
+
 @pytest.mark.parametrize(
     "parts",
     [
@@ -166,9 +178,10 @@ def test_postprocessing_is_honoured(tmp_path: Path, steps: list[dict[str, Any]])
             }
         },
         {"inferer": {"_target_": "SimpleInferer"}, "preprocessing__transforms__5": {"_target_": "DivisiblePadd", "keys": "image", "k": 4}},
+        {"network_def__norm": "$monai.networks.layers.Norm.BATCH"},
         {"spacing": "$[@bundle_size * 0.5, 1.5, 2.0]", "bundle_size": 3},
     ],
-    ids=["crop", "normalise", "resize", "gaussian", "whole image", "expression"],
+    ids=["crop", "normalise", "resize", "gaussian", "whole image", "name of MONAI", "expression"],
 )
 def test_preprocessing_and_inferer_are_honoured(tmp_path: Path, parts: dict[str, Any]) -> None:
     """What a bundle does before its network, and how it cuts windows, gives what MONAI gives."""
@@ -204,6 +217,26 @@ def test_roles_on_different_voxels_are_unfit(tmp_path: Path) -> None:
     one, other = (replace(scene(grid(name, SHAPE, SPACING_MM))[0], modality="MR", unit="1") for name in ("axial", "oblique"))
     with pytest.raises(Unfit, match="The series for flair does not lie on the voxels"):
         predict(shelved, one, other)
+
+
+def test_a_role_of_the_same_frame_is_laid_on_the_reference(tmp_path: Path) -> None:
+    """A contrast on a grid of its own is resampled through the patient where the card says that it lies in the same frame."""
+    inference = changed(INFERENCE, network_def={**POINT, "in_channels": 2})
+    weights = bundles.lines(inference, ((0.0, 0.0), (40.0, -12.0), (80.0, -44.0)), channel=1)
+    about = metadata(network_data_format__inputs__image__num_channels=2)
+    folder = bundles.write(tmp_path, inference, about, weights)
+    frame = ('role = "flair"', 'role = "flair"\nsame_frame = true')
+    shelved = bundles.card(folder, frame, roles=(("t1", "MR"), ("flair", "MR")))
+    of = grid("axial", SHAPE, SPACING_MM)
+    where = np.array(middle_mm(of))
+    centre = np.array(middle_mm(grid("oblique", (40, 50, 60), (1.1, 1.2, 0.9)))) - grid("oblique").origin_mm
+    other = replace(grid("oblique", (40, 50, 60), (1.1, 1.2, 0.9)), origin_mm=tuple(where - centre))
+    truth = {"one": ball(other, tuple(where + np.array([6, 0, 2])), 9.0), "two": ball(other, tuple(where - np.array([9, 0, 2])), 8.0)}
+    flair = replace(bundles.organs(other, truth), modality="MR", unit="1")
+    blank = Volume(array=np.zeros(of.shape, dtype=np.int16), grid=of, unit="1", modality="MR")
+    labels = predict(shelved, blank, flair).labels
+    drawn = ball(of, tuple(where - np.array([9, 0, 2])), 8.0)
+    assert 2 * np.count_nonzero((labels == 2) & drawn) / (np.count_nonzero(labels == 2) + np.count_nonzero(drawn)) > 0.8
 
 
 def test_yaml_is_read_as_json_is(tmp_path: Path) -> None:
