@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch.nn import functional
 
 from models import transforms
-from models.vocabulary import Box, Finding, Triple, Unfit
+from models.vocabulary import Box, Broken, Finding, Triple, Unfit
 
+SLACK = 1e-3  # a probability in half precision may lie that far outside of 0..1
+NEVER = (0, math.inf)
 MOST = 10_000  # boxes above their threshold; a network that marks more does not see what it was taught on
 
 
@@ -129,10 +131,12 @@ class Centres(BaseModel):
 class Rows(BaseModel):
     """Findings as the rows a network gives itself: boxes (n, 6), or (n, 4) of a 2-D one, their scores (n) and classes (n).
 
-    boxes, scores, classes  which of the network's outputs, from 0; without `classes` every box has the card's only finding label
+    boxes, scores, classes  which of the network's outputs, from 0; without `classes` every box has the card's only finding label.
+                   Scores are probabilities
     class_numbers  the network's number of each finding label, in the card's order
-    form  "corners": low then high edges; "centre-size"
-    axes  the order of the numbers within a corner: "zyx" (MONAI's, first array axis first) or "xyz" (torchvision's)
+    ignore         numbers of classes that are no finding
+    form           "corners": low then high edges; "centre-size"
+    axes           the order of the numbers within a corner: "zyx" (MONAI's, first array axis first) or "xyz" (torchvision's)
     Edges count voxels of what the network saw, from the outer face of the first: voxel i reaches from i to i + 1.
     """
 
@@ -142,13 +146,22 @@ class Rows(BaseModel):
     scores: int = Field(default=1, ge=0)
     classes: int | None = Field(default=None, ge=0)
     class_numbers: tuple[int, ...] = ()
+    ignore: tuple[int, ...] = ()
     form: Literal["corners", "centre-size"] = "corners"
     axes: Literal["zyx", "xyz"] = "zyx"
+
+    @model_validator(mode="after")
+    def _classes_are_named(self) -> Rows:
+        if self.classes is not None and not self.class_numbers:
+            raise ValueError("class_numbers must name the network's number of each finding label")
+        return self
 
     def decode(self, outputs: Sequence[torch.Tensor], wanted: Sequence[tuple[int, float]]) -> list[Candidate]:
         """Give the boxes that reach the threshold of their label; `wanted` holds (label, threshold) in the card's order.
 
-        Boxes without a size and numbers that are none are left out. Raises ValueError for outputs of other shapes.
+        A box without any width is left out. Raises ValueError for outputs of other shapes; Broken for what would otherwise
+        vanish unseen: numbers that are none, scores that are no probabilities, classes the card does not know, and boxes whose
+        high edge lies before the low one, as those of another form or order do.
         """
         boxes, scores = (outputs[index].detach().float().cpu().numpy() for index in (self.boxes, self.scores))
         boxes, scores = boxes.reshape(-1, boxes.shape[-1]), scores.reshape(-1)
@@ -157,13 +170,22 @@ class Rows(BaseModel):
             numbers = outputs[self.classes].detach().cpu().numpy().astype(int).reshape(-1)
         if boxes.shape[1] not in {4, 6} or not len(boxes) == len(scores) == len(numbers):
             raise ValueError(f"boxes {boxes.shape}, scores {scores.shape} and classes {numbers.shape} do not fit")
-        known = dict(zip(self.class_numbers or range(len(wanted)), wanted, strict=True))
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise Broken("The network gave boxes or scores that are no finite numbers.")
+        if len(scores) and not (scores.min() >= -SLACK and scores.max() <= 1 + SLACK):
+            raise Broken(f"The network gave scores from {scores.min():g} to {scores.max():g}, which are no probabilities.")
+        known = dict(zip(self.class_numbers or range(len(wanted)), wanted, strict=True)) | dict.fromkeys(self.ignore, NEVER)
+        if strange := sorted(set(numbers.tolist()) - set(known)):
+            raise Broken(f"The network gave a box of class {strange[0]}, which the card names neither in class_numbers nor in ignore.")
         found = []
         for row, score, number in zip(boxes.tolist(), scores.tolist(), numbers.tolist(), strict=True):
-            label, threshold = known.get(number, (0, math.inf))
+            label, threshold = known[number]
             low, high = self._edges(row)
-            if threshold <= score <= 1 and all(math.isfinite(edge) for edge in row) and all(a < b for a, b in zip(low, high, strict=True)):
-                found.append(Candidate(label=label, score=score, low=low, high=high))
+            if score < threshold or any(start == stop for start, stop in zip(low, high, strict=True)):
+                continue
+            if any(start > stop for start, stop in zip(low, high, strict=True)):
+                raise Broken("The network gave a box that ends before it begins: its rows are of another form than the card says.")
+            found.append(Candidate(label=label, score=min(1.0, score), low=low, high=high))
         return found
 
     def _edges(self, row: Sequence[float]) -> tuple[Triple, Triple]:

@@ -169,6 +169,12 @@ def _kind_agrees(heads: Heads, card: Card) -> None:
         'output.kind = "boxes": every label must be a finding': kind == "boxes" and bool(organs),
         "a network has centres or rows, not both": len(boxed) > 1,
         "centres and rows need suppress: it says which boxes mark the same": bool(boxed) and heads.suppress is None,
+        'output.inverse = "runtime" is for boxes and scores: labels and masks return as "scores-linear" or "labels-nearest" says': (
+            kind in {"labels", "masks"} and card.output.inverse == "runtime"
+        ),
+        'output.inverse = "labels-nearest" is for organ_channels alone': (
+            card.output.inverse == "labels-nearest" and not (heads.organ_channels and not heads.findings)
+        ),
         'suppress is for output.kind = "boxes"': heads.suppress is not None and kind != "boxes",
         "organ_channels are for organ labels, of which the card has none": (
             bool(heads.organ_channels) and not organs and not any(entry.of == "softmax" for entry in heads.findings)

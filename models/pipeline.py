@@ -62,7 +62,8 @@ class Pipeline:
         else:
             prediction, more = cascade.predict(self._loaded, self._both, volumes, (progress, execution))
         progress(1.0)
-        for loaded in self._loaded:
-            more |= loaded.ensemble.facts() if loaded.ensemble else {}
-        place = {"device": torch.device(last.program.device).type, **execution.facts()}
+        for which, loaded in zip(("first ", "second ") if self._both else ("",), self._loaded, strict=True):
+            more |= {which + name: fact for name, fact in loaded.ensemble.facts().items()} if loaded.ensemble else {}
+        whole = bool(last.stage.scores or last.stage.rows)  # these run outside of the windows, in single precision
+        place = {"device": torch.device(last.program.device).type, **execution.facts(), **({"precision": "float32"} if whole else {})}
         return replace(prediction, variant={**place, **last.program.facts, **more})

@@ -121,7 +121,10 @@ def prove(stage: Stage, found: program.Program, roles: int) -> None:
         wanted = max(stage.rows.boxes, stage.rows.scores, stage.rows.classes or 0)
         if len(outputs) <= wanted:
             raise ValueError(f"the network gives {len(outputs)} outputs, rows names output {wanted}")
-        stage.rows.decode(outputs, [(0, math.inf)] * max(1, len(stage.rows.class_numbers)))
+        try:
+            stage.rows.decode(outputs, [(0, math.inf)] * max(1, len(stage.rows.class_numbers)))
+        except Broken as error:
+            raise ValueError(error.reason) from None
     else:
         program.prove_dense(outputs, len(stage.channels), stage.probe)
 

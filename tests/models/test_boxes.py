@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from models import transforms
 from models.boxes import MOST, Candidate, Centres, Rows, Suppression, suppress, to_source
-from models.vocabulary import Unfit
+from models.vocabulary import Broken, Unfit
 from tests.models.grids import AXES, grid
 
 
@@ -85,21 +85,43 @@ def test_a_box_beside_the_images_is_none_and_a_thin_one_has_a_voxel() -> None:
 def test_rows_are_read_as_their_library_writes_them() -> None:
     """MONAI's corners go along the array's axes, torchvision's from x to z; sizes round a centre say the same box."""
     wanted = candidate((1, 10, 20), (2, 30, 40), 0.75, label=7)
-    scores, classes = torch.tensor([0.75, 0.2, 0.9, float("nan")]), torch.tensor([3, 3, 8, 3])
+    scores, classes = torch.tensor([0.75, 0.2, 0.9]), torch.tensor([3, 3, 8])
     for form, axes, row in (
         ("corners", "zyx", [1, 10, 20, 3, 40, 60]),
         ("corners", "xyz", [20, 10, 1, 60, 40, 3]),
         ("centre-size", "zyx", [2, 25, 40, 2, 30, 40]),
         ("centre-size", "xyz", [40, 25, 2, 40, 30, 2]),
     ):
-        rows = Rows(boxes=1, scores=0, classes=2, class_numbers=(5, 3), form=form, axes=axes)
-        given = (scores[None], torch.tensor([row] * 4, dtype=torch.float32)[None], classes[None])
+        rows = Rows(boxes=1, scores=0, classes=2, class_numbers=(5, 3), ignore=(8,), form=form, axes=axes)
+        given = (scores[None], torch.tensor([row] * 3, dtype=torch.float32)[None], classes[None])
         assert rows.decode(given, [(6, 0.1), (7, 0.5)]) == [wanted]
     flat = Rows(axes="xyz").decode((torch.tensor([[20.0, 10, 60, 40], [5, 5, 5, 9]]), torch.tensor([0.5, 0.9])), [(7, 0.5)])
     assert [(entry.low, entry.high) for entry in flat] == [((0, 10, 20), (1, 40, 60))]
     with pytest.raises(ValueError, match="do not fit"):
         Rows().decode((torch.zeros(2, 5), torch.zeros(2)), [(7, 0.5)])
     assert Rows().decode((torch.zeros(0, 6), torch.zeros(0)), [(7, 0.5)]) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "score", "number", "reason"),
+    [
+        ([1.0, 1, 1, float("nan"), 4, 4], 0.9, 1, "no finite numbers"),
+        ([1.0, 1, 1, 4, 4, 4], float("inf"), 1, "no finite numbers"),
+        ([1.0, 1, 1, 4, 4, 4], 3.2, 1, "no probabilities"),
+        ([1.0, 1, 1, 4, 4, 4], 0.9, 6, "class 6"),
+        ([9.0, 9, 9, 4, 4, 4], 0.9, 1, "ends before it begins"),
+    ],
+)
+def test_rows_that_are_not_what_the_card_says_are_no_empty_result(row: list[float], score: float, number: int, reason: str) -> None:
+    """Dropped, they would read as "nothing found"; so the run is broken, and says by what."""
+    outputs = (torch.tensor([row]), torch.tensor([score]), torch.tensor([number]))
+    with pytest.raises(Broken, match=reason):
+        Rows(classes=2, class_numbers=(1,)).decode(outputs, [(7, 0.5)])
+
+
+def test_a_box_without_width_is_none() -> None:
+    """Detectors clip boxes at the edge of what they see; one that is clipped to nothing marks nothing."""
+    assert Rows().decode((torch.tensor([[0.0, 5, 5, 0, 9, 9]]), torch.tensor([0.9])), [(7, 0.5)]) == []
 
 
 def test_a_peak_without_a_size_is_a_point() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import registry
-from models.card import BadCard
+from models import registry, transforms
+from models.card import BadCard, read
 from models.vocabulary import Finding, Grid, Prediction, Unfit, Volume
 from tests.models import programs
 from tests.models.grids import AXES, ball, grid, middle_mm, places_mm
@@ -243,6 +243,22 @@ def test_two_classes_of_a_softmax_may_be_none_and_a_finding(tmp_path: Path) -> N
     prediction = predict(tmp_path, Lines((0.0, 0.0), (20.0, -10.0)), options, "labels\n" + labels("finding"), volume(of, 1.0 * lesion))
     assert len(prediction.findings) == 1
     assert dice(prediction.instances == 1, lesion) > 0.9
+
+
+def test_labels_may_return_by_the_nearest_voxel(tmp_path: Path) -> None:
+    """Where the card says so, each voxel takes the class of the network's nearest one: a coarse grid comes back in steps."""
+    of = grid("axial", SHAPE, SPACING_MM)
+    options = "spacing_mm = [6.0, 6.0, 6.0]\nwindow = [12, 12, 12]\norgan_channels = [0, 1]\n"
+    shown = volume(of, 1.0 * ball(of, middle_mm(of), 13.0))
+    files = programs.scripted(Lines((0.0, 0.0), (20.0, -10.0)), torch.zeros(1))
+    nearest = shelve(tmp_path, "torchscript", files, options, "labels\n" + labels("organ"))
+    (tmp_path / "card.toml").write_text((tmp_path / "card.toml").read_text().replace("scores-linear", "labels-nearest"))
+    found = registry.load(read(nearest.folder / "card.toml"), "cpu").predict({"ct": shown}, lambda _: None).labels
+    plan = transforms.resampling(of, "SPL", (6.0, 6.0, 6.0))
+    coarse = transforms.to_model(shown.array, plan, "cpu").numpy() > 0.5
+    steps = [np.floor(plan.model_places(axis) + 0.5).astype(int) for axis in range(3)]
+    assert np.array_equal(found == 1, coarse[np.ix_(*steps)])
+    assert 0.6 < dice(found == 1, shown.array > 0) < 0.97
 
 
 WRONG = [

@@ -73,7 +73,8 @@ def test_a_volume_is_no_radiograph(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[str, str, str]] = [
-    ('kind = "boxes"', 'kind = "labels"', "suppress is for"),
+    ('kind = "boxes"\ninverse = "runtime"', 'kind = "labels"\ninverse = "scores-linear"', "suppress is for"),
+    ('kind = "boxes"', 'kind = "labels"', "is for boxes and scores"),
     ('kind = "finding"', 'kind = "organ"', "every label must be a finding"),
     ("\nthreshold = 0.8", "\nthreshold = 0.7", "those of the output label"),
     ("extent = 0.5", "extent = 0.9", "extent"),
