@@ -15,8 +15,8 @@ class Execution:
     batch      windows that go through the network at once
     stitch     where the windows' scores are put together: on the model's device, or in the host's memory
     precision  of the network's forward pass; scores are added up in float32
-    tile       whether the volume's scores are put together and returned to the source grid piece by piece, so that no array of
-               classes x volume ever exists; slower, and equal
+    tile       whether a runtime that else needs the whole volume's scores at once goes piece by piece, so that no array of
+               classes x volume ever exists. What only returns labels to the source grid does so always
     """
 
     batch: int = 1

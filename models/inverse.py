@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models import cells
+from models.cells import Activate
 from models.transforms import Resampling
 from models.windows import Piece
 
 Decide = Callable[[torch.Tensor], torch.Tensor]
-Activate = Callable[[torch.Tensor], torch.Tensor]
 
 
 def _as_it_is(scores: torch.Tensor) -> torch.Tensor:
@@ -37,11 +37,13 @@ class Decision:
     activate  (channels, ...) raw scores -> (values, ...) what is interpolated, of each voxel by itself
     decide    (values, n) -> (n,) labels up to 255, such that values between several of one label give that label (argmax, or a
               threshold on one value)
+    at_once   (channels, n) raw scores -> the same labels without `activate`, where they can be had so
     """
 
     decide: Decide
     activate: Activate = _as_it_is
     channels: tuple[int, ...] | None = None
+    at_once: Decide | None = None
 
     def pick(self, scores: torch.Tensor) -> torch.Tensor:
         """Give the channels that are looked at; a view where they follow each other."""
@@ -56,19 +58,38 @@ class Decision:
         """Decide at every voxel of picked scores (channels, z, y, x), plane by plane: uint8."""
         found = torch.empty(scores.shape[1:], dtype=torch.uint8, device=scores.device)
         for index in range(len(found)):
-            plane = self.activate(scores[:, index].flatten(1))
-            found[index] = self.decide(plane).view(found.shape[1:])
+            plane = scores[:, index].flatten(1)
+            found[index] = (self.at_once(plane) if self.at_once else self.decide(self.activate(plane))).view(found.shape[1:])
         return found
 
 
 def exclusive(values: Sequence[int], channels: Sequence[int] | None = None) -> Decision:
     """Give each voxel the most probable class of a softmax; class i has the label values[i], the first being 0 for none."""
     table = torch.tensor(list(values), dtype=torch.uint8)
+    plain = list(values) == list(range(len(values)))
+
+    def decide(classes: torch.Tensor) -> torch.Tensor:
+        best = highest(classes)
+        return best if plain else table.to(best.device)[best.long()]
+
     return Decision(
         channels=None if channels is None else tuple(channels),
         activate=lambda scores: torch.softmax(scores, dim=0),
-        decide=lambda classes: table.to(classes.device)[classes.max(dim=0).indices],
+        decide=decide,
+        at_once=decide,  # a softmax keeps the order
     )
+
+
+def highest(classes: torch.Tensor) -> torch.Tensor:
+    """Give the first of the highest of (classes, n), up to 256 of them: (n,) uint8."""
+    if classes.device.type != "cpu" or classes.stride(-1) != 1:
+        return classes.max(dim=0).indices.to(torch.uint8)
+    # On a processor torch's own goes through memory against its grain; this takes half the time.
+    best, found = classes[0].clone(), torch.zeros(classes.shape[1:], dtype=torch.uint8)
+    for index, scores in enumerate(classes[1:], start=1):
+        torch.maximum(found, (scores > best).view(torch.uint8).mul_(index), out=found)
+        torch.maximum(best, scores, out=best)
+    return found
 
 
 def above(threshold: float, channel: int) -> Decision:
@@ -86,33 +107,27 @@ class Linear:
         self._plan = plan
         self._decision = decision
         self._places = [plan.model_places(axis) for axis in range(3)]
-        self._lows = [_low(places, count) for places, count in zip(self._places, plan.model.shape, strict=True)]
         self._oriented = np.zeros(plan.oriented.shape, dtype=np.uint8)
 
     def take(self, piece: Piece) -> None:
         """Label the source voxels that lie in the cells of this piece."""
         scores = self._decision.pick(piece.scores)
-        where, places, lows = [], [], []
-        for axis, (low, size) in enumerate(zip(piece.low, scores.shape[1:], strict=True)):
-            stop = low + size - 1 if self._plan.model.shape[axis] > 1 else 1
-            where.append(slice(*np.searchsorted(self._lows[axis], [low, stop]).tolist()))
-            places.append(torch.from_numpy(self._places[axis][where[axis]] - low).to(scores.device))
-            lows.append(torch.from_numpy(self._lows[axis][where[axis]] - low).to(scores.device))
-        if all(len(places[axis]) for axis in range(3)):
-            self._oriented[tuple(where)] = self._labels(scores, places, lows).cpu().numpy()
-
-    def _labels(self, scores: torch.Tensor, places: list[torch.Tensor], lows: list[torch.Tensor]) -> torch.Tensor:
-        """Give the labels at places of a piece along each axis, which lie in the cells `lows`."""
-        cells, mixed = _cells(self._decision.corners(scores))
-        found = torch.empty([len(axis) for axis in places], dtype=torch.uint8, device=scores.device)
-        for index, low in enumerate(lows[0].tolist()):
-            plane = cells[low].index_select(0, lows[1]).index_select(1, lows[2])
-            rows, columns = torch.nonzero(mixed[low].index_select(0, lows[1]).index_select(1, lows[2]), as_tuple=True)
-            if len(rows):
-                points = torch.stack([places[0][index].expand(len(rows)), places[1][rows], places[2][columns]])
-                plane[rows, columns] = self._decision.decide(sample(scores, points, self._decision.activate)).to(torch.uint8)
-            found[index] = plane
-        return found
+        where, axes = [], []
+        for places, whole, low, count in zip(self._places, self._plan.model.shape, piece.low, scores.shape[1:], strict=True):
+            last = low + count - 1 if whole > 1 else 1
+            where.append(slice(*np.searchsorted(cells.low(places, whole), [low, last]).tolist()))
+            axes.append(cells.axis(places[where[-1]] - low, count, scores.device))
+        if any(span.start == span.stop for span in where):
+            return
+        first, mixed = cells.compare(self._decision.corners(scores))
+        found = self._oriented[tuple(where)]
+        wide = first.cpu().numpy().take(axes[2].cells, axis=2)
+        for plane, cell in zip(found, axes[0].cells, strict=True):
+            wide[cell].take(axes[1].cells, axis=0, out=plane, mode="clip")
+        flat, (_, rows, columns) = self._oriented.reshape(-1), self._oriented.shape
+        for (z, y, x), values in cells.interpolated(scores, mixed, axes, self._decision.activate):
+            index = ((z + where[0].start) * rows + y + where[1].start) * columns + x + where[2].start
+            flat[index.cpu().numpy()] = self._decision.decide(values).cpu().numpy()
 
     def finish(self) -> NDArray[np.uint8]:
         """Give the labels (z, y, x) of the source grid."""
@@ -168,38 +183,6 @@ def labels_to_source(scores: torch.Tensor, plan: Resampling, decide: Decide) -> 
     return labels.finish()
 
 
-def _low(places: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Give the lower corner of the cell a place lies in; the last corner belongs to the last cell."""
-    return np.clip(np.floor(places).astype(np.int64), 0, max(count - 2, 0))
-
-
-def _cells(corners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give each cell's first corner, and whether its eight corners differ."""
-    low, high = corners, corners
-    for axis in range(3):
-        if corners.shape[axis] > 1:
-            one, other = (part.narrow(axis, 0, corners.shape[axis] - 1) for part in (low, high))
-            next_one, next_other = (part.narrow(axis, 1, corners.shape[axis] - 1) for part in (low, high))
-            low, high = torch.minimum(one, next_one), torch.maximum(other, next_other)
-    return low, low != high
-
-
-def sample(scores: torch.Tensor, places: torch.Tensor, activate: Activate = _as_it_is) -> torch.Tensor:
-    """Interpolate (channels, z, y, x), activated, linearly at places (3, n), float64 indices: (values, n) float32."""
-    shape = scores.shape[1:]
-    lows = [torch.clamp(place.floor().long(), 0, max(count - 2, 0)) for place, count in zip(places, shape, strict=True)]
-    parts = [place - low for place, low in zip(places, lows, strict=True)]
-    total: Any = 0
-    for corner in range(8):
-        ups = [corner >> axis & 1 for axis in range(3)]
-        index = [torch.clamp(low + up, max=count - 1) for low, up, count in zip(lows, ups, shape, strict=True)]
-        weight = torch.ones_like(parts[0])
-        for part, up in zip(parts, ups, strict=True):
-            weight = weight * (part if up else 1 - part)
-        total = total + activate(scores[:, index[0], index[1], index[2]]) * weight.float()
-    return torch.as_tensor(total)
-
-
 def scores_at_source(channel: torch.Tensor, plan: Resampling, voxels: NDArray[np.int64]) -> NDArray[np.float32]:
     """Interpolate one channel (*model shape) at source voxels (n, 3) of (z, y, x)."""
     places = np.empty((3, len(voxels)))
@@ -208,4 +191,4 @@ def scores_at_source(channel: torch.Tensor, plan: Resampling, voxels: NDArray[np
         if plan.turning.flips[oriented]:
             index = plan.oriented.shape[oriented] - 1 - index
         places[oriented] = plan.model_places(oriented)[index]
-    return np.asarray(sample(channel[None], torch.from_numpy(places).to(channel.device))[0].cpu().numpy(), dtype=np.float32)
+    return np.asarray(cells.sample(channel[None], places)[0].cpu().numpy(), dtype=np.float32)

@@ -29,6 +29,8 @@ def volumes_ml(labels: Labels, grid: Grid) -> NDArray[np.float64]:
 
 def require(labels: Labels, grid: Grid, card: Card, required_ml: Mapping[int, float], masks: Masks = NONE) -> None:
     """Refuse a series that does not show enough of an organ the model needs, as a label or a mask; raises Unfit."""
+    if not required_ml:
+        return
     found_ml = volumes_ml(labels, grid)
     for index, mask in masks.items():
         found_ml[index] = np.count_nonzero(mask) * grid.voxel_mm3 / 1000
@@ -42,7 +44,8 @@ def require(labels: Labels, grid: Grid, card: Card, required_ml: Mapping[int, fl
 
 def drop_small(labels: Labels, grid: Grid, card: Card) -> None:
     """Remove, in place, organs below their card's min_volume_ml."""
-    found_ml = volumes_ml(labels, grid)
-    for label in card.output.labels:
-        if label.kind == "organ" and 0 < found_ml[label.index] < label.min_volume_ml:
+    small = [label for label in card.output.labels if label.kind == "organ" and label.min_volume_ml]
+    found_ml = volumes_ml(labels, grid) if small else np.zeros(0)
+    for label in small:
+        if 0 < found_ml[label.index] < label.min_volume_ml:
             labels[labels == label.index] = 0

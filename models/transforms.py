@@ -26,6 +26,8 @@ DIRECTIONS: dict[str, Triple] = {
 }  # fmt: skip
 
 Array = NDArray[Any]
+BLOCK = 32
+"""Samples made at once on a processor: few enough that the span they look at is short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +165,7 @@ def to_model(array: Array, plan: Resampling, device: str) -> torch.Tensor:
     shrink = [m / n for m, n in zip(plan.model.shape, plan.oriented.shape, strict=True)]
     tensor = turned.to(device)
     for axis in sorted(range(3), key=lambda axis: shrink[axis]):
-        tensor = _along(tensor, axis, torch.from_numpy(_weights(plan, axis)).to(device))
+        tensor = _along(tensor, axis, _weights(plan, axis))
     return tensor.float()
 
 
@@ -223,7 +225,7 @@ def onto(array: Array, grid: Grid, target: Grid, device: str) -> tuple[torch.Ten
         ratio = float(np.linalg.norm(steps @ np.asarray(direction))) / spacing
         if ratio > 1 + 1e-6:
             own = np.arange(grid.shape[axis], dtype=np.float64)
-            tensor = _along(tensor, axis, torch.from_numpy(_means(grid.shape[axis], own, ratio)).to(device))
+            tensor = _along(tensor, axis, _means(grid.shape[axis], own, ratio))
     tensor = tensor.float()
     matrix = _index_to_index(target, grid)
     values = torch.empty(target.shape, dtype=torch.float32, device=device)
@@ -247,10 +249,31 @@ def _index_to_index(one: Grid, other: Grid) -> NDArray[np.float64]:
     return np.column_stack([(taken[1:] - taken[0]).T, taken[0]])
 
 
-def _along(tensor: torch.Tensor, axis: int, weights: torch.Tensor) -> torch.Tensor:
-    """Multiply one axis by weights (m, n), slab by slab, so that integers become floats a slab at a time."""
-    moved = tensor.movedim(axis, -1)
-    out = torch.empty((*moved.shape[:-1], weights.shape[0]), dtype=torch.float32, device=tensor.device)
-    for index in range(moved.shape[0]):
-        torch.matmul(moved[index].float(), weights.T, out=out[index])
-    return out.movedim(-1, axis)
+def _along(tensor: torch.Tensor, axis: int, weights: NDArray[np.float32]) -> torch.Tensor:
+    """Multiply one axis by weights (m, n), integers becoming floats a part at a time.
+
+    A sample has weights on few neighbours, so the samples are made some at a time from the span they look at.
+    """
+    many, count = weights.shape
+    if many == count and np.array_equal(weights, np.eye(count, dtype=np.float32)):
+        return tensor
+    shape = [*tensor.shape]
+    shape[axis] = many
+    out = torch.empty(shape, dtype=torch.float32, device=tensor.device)
+    block = BLOCK if tensor.device.type == "cpu" else many
+    parts = []
+    for begin in range(0, many, block):
+        some = weights[begin : begin + block]
+        looked_at = np.flatnonzero(some.any(axis=0))
+        first, last = int(looked_at[0]), int(looked_at[-1]) + 1
+        parts.append((slice(begin, begin + block), slice(first, last), torch.from_numpy(some[:, first:last]).to(tensor.device)))
+    if axis == 0:
+        planes = [(tensor.flatten(1), out.flatten(1))]
+    elif axis == 1:
+        planes = list(zip(tensor, out, strict=True))
+    else:
+        planes = [(source.T, target.T) for source, target in zip(tensor, out, strict=True)]
+    for source, target in planes:
+        for samples, span, factors in parts:
+            torch.mm(factors, source[span].float(), out=target[samples])
+    return out

@@ -1,7 +1,8 @@
-"""The sliding window engine: a network over a volume window by window, its scores put together whole or piece by piece.
+"""The sliding window engine: a network over a volume window by window, its scores put together piece by piece.
 
-Both ways add up the same numbers in the same order, so that their scores are equal bit for bit. Where windows lie and how
-they are weighted is a Layout; `regular` gives the one that MONAI's sliding_window_inference uses.
+What is finished is handed out at once, so that an array of classes x volume need never exist; `scores` puts the pieces together
+where the whole is wanted. Where windows lie and how they are weighted is a Layout; `regular` gives the one that MONAI's
+sliding_window_inference uses.
 """
 
 from __future__ import annotations
@@ -139,13 +140,9 @@ class Piece:
 
 
 def scores(forward: Forward, tensor: torch.Tensor, layout: Layout, execution: Execution, progress: Progress) -> torch.Tensor:
-    """Run the network over a volume (channels, *shape): raw scores (classes, *shape), float32.
-
-    On the tensor's device, or in the host's memory with `execution.stitch`. Raises Broken where a score is no finite number,
-    ValueError for a precision that the device does not have and for a network that does not keep the window's shape.
-    """
+    """Give the scores of the whole volume (classes, *shape), float32; runs and raises as `pieces` does."""
     whole: torch.Tensor | None = None
-    for piece in _pieces(forward, tensor, layout, execution, progress):
+    for piece in pieces(forward, tensor, layout, execution, progress):
         if whole is None:
             whole = torch.empty((len(piece.scores), *layout.shape), dtype=torch.float32, device=piece.scores.device)
         piece.within(whole).copy_(piece.scores)
@@ -154,33 +151,12 @@ def scores(forward: Forward, tensor: torch.Tensor, layout: Layout, execution: Ex
 
 
 def pieces(forward: Forward, tensor: torch.Tensor, layout: Layout, execution: Execution, progress: Progress) -> Iterator[Piece]:
-    """Give the same scores in one piece, or with `execution.tile` piece by piece as they are finished; raises as `scores` does."""
-    if execution.tile:
-        yield from _pieces(forward, tensor, layout, execution, progress)
-    else:
-        yield Piece(scores=scores(forward, tensor, layout, execution, progress), low=(0, 0, 0))
+    """Run the network over a volume (channels, *shape) and give its scores piece by piece as they are finished.
 
-
-def need(layout: Layout, channels: Range, execution: Execution, forward_bytes: int = 0) -> Need:
-    """Estimate what `pieces` takes: the volume, the windows in the network, and the scores that are put together.
-
-    channels       of the volume and of the network's scores
-    forward_bytes  what the network takes besides for one window
+    Windows go along x, then y, then z; what no later window touches is finished. Scores lie on the tensor's device, or in the
+    host's memory with `execution.stitch`. Raises Broken where a score is no finite number, ValueError for a precision that the
+    device does not have and for a network that does not keep the window's shape.
     """
-    seen, classes = channels
-    depth, height, _ = layout.window
-    padded, window = math.prod(layout.padded), math.prod(layout.window)
-    shared = max(depth - (stop - start) for start, stop in _steps(layout.starts[0], depth))
-    _, lines, columns = layout.padded
-    sums = (classes + 1) * columns * ((1 + depth) * (1 + height) * 3 // 2 + (1 + shared) * lines)
-    whole = 0 if execution.tile else classes * math.prod(layout.shape)
-    run = execution.batch * (4 * window * (seen + classes) + forward_bytes) + 4 * window * classes + 8 * seen * padded
-    stitched = 4 * (sums + whole)
-    return Need(device=run, host=stitched) if execution.stitch == "host" else Need(device=run + stitched, host=0)
-
-
-def _pieces(forward: Forward, tensor: torch.Tensor, layout: Layout, execution: Execution, progress: Progress) -> Iterator[Piece]:
-    """Go through the windows along x, then y, then z; what no later window touches is finished."""
     results = _results(forward, tensor, layout, execution, progress)
     first = next(results)
     results = chain((first,), results)
@@ -191,6 +167,23 @@ def _pieces(forward: Forward, tensor: torch.Tensor, layout: Layout, execution: E
             sums.add(next(results), start)
         yield sums.finish(planes, lines)
         sums.leave(planes, lines)
+
+
+def need(layout: Layout, channels: Range, execution: Execution, forward_bytes: int = 0) -> Need:
+    """Estimate what `pieces` takes: the volume, the windows in the network, and the scores that are not finished.
+
+    channels       of the volume and of the network's scores
+    forward_bytes  what the network takes besides for one window
+    """
+    seen, classes = channels
+    depth, height, _ = layout.window
+    padded, window = math.prod(layout.padded), math.prod(layout.window)
+    shared = max(depth - (stop - start) for start, stop in _steps(layout.starts[0], depth))
+    _, lines, columns = layout.padded
+    sums = (classes + 1) * columns * ((1 + depth) * (1 + height) * 3 // 2 + (1 + shared) * lines)
+    run = execution.batch * (4 * window * (seen + classes) + forward_bytes) + 4 * window * classes + 8 * seen * padded
+    stitched = 4 * sums
+    return Need(device=run, host=stitched) if execution.stitch == "host" else Need(device=run + stitched, host=0)
 
 
 def _steps(starts: Sequence[int], window: int) -> list[Range]:
@@ -305,8 +298,8 @@ class _Sums:
         left = self._sums[:, depth:, 1 : 1 + height]
         self._carry[:, : left.shape[1], lines[0] : lines[1]] = left
         self._carry[:, left.shape[1] :, lines[0] : lines[1]] = 0
-        kept = self._sums[:, :, height:].clone()
-        self._sums.zero_()
-        self._sums[:, :, : kept.shape[2]] = kept
+        kept = self._sums[:, :, height:]
+        self._sums[:, :, : kept.shape[2]] = kept if kept.shape[2] <= height else kept.clone()
+        self._sums[:, :, kept.shape[2] :] = 0
         if lines[1] == self._layout.padded[1]:
             self._reached = 0

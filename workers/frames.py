@@ -13,7 +13,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from node.errors import Refused
-from workers.pixels import UNREADABLE, quiet, read
+from workers.pixels import UNREADABLE, quiet, read_header
 
 # Enhanced and legacy converted multi-frame classes, and the single-frame class of each. Ref: PS3.4 B.5
 ENHANCED: Mapping[str, str] = {
@@ -84,11 +84,15 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One plane's header without pixels, the file it lies in, and its number there; None in a file that holds no other."""
+    """One plane's header without pixels, the file it lies in, and its number there; None in a file that holds no other.
+
+    pixels_at  where in the file its pixels begin, where they are one native image's
+    """
 
     path: Path
     header: Dataset
     number: int | None = None
+    pixels_at: int | None = None
 
     @property
     def source(self) -> Source:
@@ -122,7 +126,7 @@ def headers(sources: Sequence[Source], paths: Mapping[str, Path]) -> list[Datase
 
 
 def _of_file(path: Path) -> list[Frame]:
-    header = read(path, pixels=False)
+    header, begin = read_header(path)
     with quiet():
         try:
             count = int(header.get("NumberOfFrames") or 1)
@@ -134,7 +138,7 @@ def _of_file(path: Path) -> list[Frame]:
         if sop_class not in ENHANCED:
             if count > 1:
                 raise Refused("The series holds multi-frame images of a kind that does not say where each frame lies.")
-            return [Frame(path=path, header=header)]
+            return [Frame(path=path, header=header, pixels_at=begin)]
         try:
             return list(_unfold(path, header, count))
         except UNREADABLE:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import imagecodecs
 import numpy as np
@@ -23,8 +23,10 @@ from pydicom.uid import (
     JPEG2000,
     UID,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -59,6 +61,7 @@ _CODECS = {
     HTJ2K: "jpeg2k_decode",
 }
 
+UNDEFINED = 0xFFFFFFFF  # a length that is not told
 AIR_HU = -1024  # what lies outside a CT's field of view is given as air
 HIGHEST_TISSUE_HU = 3071  # above it a padding value cannot be taken for tissue
 
@@ -90,6 +93,32 @@ def read(path: Path, *, pixels: bool) -> Dataset:
             return pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
     except UNREADABLE:
         raise Refused("A file of the series cannot be read as DICOM; send the series again.") from None
+
+
+def read_header(path: Path) -> tuple[Dataset, int | None]:
+    """Read one file's header, and where the bytes of its pixels begin; None where they must be decoded. Raises Refused."""
+    try:
+        with quiet(), path.open("rb") as file:
+            header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+            return header, _beginning(file, header)
+    except UNREADABLE:
+        raise Refused("A file of the series cannot be read as DICOM; send the series again.") from None
+
+
+def _beginning(file: BinaryIO, header: Dataset) -> int | None:
+    """Give the place of one native image's bytes, from where the reader stopped; None where anything is unusual."""
+    meta = getattr(header, "file_meta", None)
+    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    if syntax not in {ImplicitVRLittleEndian, ExplicitVRLittleEndian} or int(header.get("NumberOfFrames") or 1) != 1:
+        return None
+    head, wanted = file.read(12), b"\xe0\x7f\x10\x00"
+    explicit = syntax == ExplicitVRLittleEndian
+    if head[:4] != wanted or (explicit and head[4:6] not in {b"OW", b"OB"}):
+        return None
+    length = int.from_bytes(head[8:12] if explicit else head[4:8], "little")
+    needed = int(header.get("Rows") or 0) * int(header.get("Columns") or 0) * (int(header.get("BitsAllocated") or 0) // 8)
+    begin = file.tell() - (0 if explicit else 4)
+    return begin if length != UNDEFINED and 0 < needed <= length else None
 
 
 def calibration(header: Dataset) -> Calibration:
@@ -129,24 +158,26 @@ def _padding(header: Dataset) -> tuple[int, int] | None:
     return min(ends), max(ends)
 
 
-def stored_values(dataset: Dataset, frame: int = 1) -> NDArray[Any]:
+def stored_values(dataset: Dataset, frame: int = 1, native: bytes | None = None) -> NDArray[Any]:
     """Decode one frame, counted from 1, to its stored values (rows, columns), unused bits cleared; raises Refused.
 
+    native  the bytes of its pixels, where they are little endian and were read beside the header
     Ref: PS3.3 C.7.6.3.1, PS3.5 8.1.1
     """
     bits, used, high = int(dataset.BitsAllocated), int(dataset.BitsStored), int(dataset.HighBit)
     if bits not in {8, 16, 32} or not 0 < used <= bits or not used - 1 <= high < bits:
         raise Refused("The pixels' bit depth is one that is not read here.")
-    if "PixelData" not in dataset:
+    if native is None and "PixelData" not in dataset:
         raise Refused("An image of the series has no integer pixel data.")
     signed = int(dataset.PixelRepresentation) == 1
     shape = (int(dataset.Rows), int(dataset.Columns))
-    if _is_plain(dataset):
+    if native is not None or _is_plain(dataset):
         kind = np.dtype(f"<{'i' if signed else 'u'}{bits // 8}")
         size = shape[0] * shape[1] * kind.itemsize
-        if len(dataset.PixelData) < size * frame:
+        content = dataset.PixelData if native is None else native
+        if len(content) < size * frame:
             raise Refused("An image's pixel data is shorter than its rows and columns ask for.")
-        values = np.frombuffer(dataset.PixelData, dtype=kind, count=shape[0] * shape[1], offset=size * (frame - 1)).reshape(shape)
+        values = np.frombuffer(content, dtype=kind, count=shape[0] * shape[1], offset=size * (frame - 1)).reshape(shape)
     else:
         values = _decompressed(dataset, frame, np.dtype(f"{'i' if signed else 'u'}{bits // 8}"))
     if values.shape != shape:
@@ -194,6 +225,8 @@ class Located(Protocol):
     def header(self) -> Dataset: ...  # noqa: D102
     @property
     def number(self) -> int | None: ...  # noqa: D102
+    @property
+    def pixels_at(self) -> int | None: ...  # noqa: D102
 
 
 def decode(frames: Sequence[Located]) -> Stack:
@@ -206,12 +239,16 @@ def decode(frames: Sequence[Located]) -> Stack:
     rules = [calibration(frame.header) for frame in frames]
     stack: Any = np.empty((len(frames), int(first.Rows), int(first.Columns)), dtype=_kind([frame.header for frame in frames], rules))
     outside: list[NDArray[np.bool_] | None] = [None] * len(frames)
-    for path in dict.fromkeys(frame.path for frame in frames):
-        dataset = read(path, pixels=True)
-        for index in (index for index, frame in enumerate(frames) if frame.path == path):
+    of_file: dict[Path, list[int]] = {}
+    for index, frame in enumerate(frames):
+        of_file.setdefault(frame.path, []).append(index)
+    for path, indices in of_file.items():
+        native = _native(frames[indices[0]])
+        dataset = read(path, pixels=True) if native is None else frames[indices[0]].header
+        for index in indices:
             try:
                 with quiet():
-                    values = stored_values(dataset, frames[index].number or 1)
+                    values = stored_values(dataset, frames[index].number or 1, native)
             except UNREADABLE:
                 raise Refused("An image's pixel data cannot be decoded; the file is damaged or its compression is not known.") from None
             outside[index] = _calibrate(values, rules[index], stack[index])
@@ -221,6 +258,19 @@ def decode(frames: Sequence[Located]) -> Stack:
         _fill_with_darkest(stack, outside, inverted=first.PhotometricInterpretation == "MONOCHROME1")
     checked: Stack = stack
     return checked
+
+
+def _native(frame: Located) -> bytes | None:
+    """Read the bytes of a native image's pixels, which spares reading its header again; raises Refused."""
+    if frame.pixels_at is None:
+        return None
+    header = frame.header
+    try:
+        with frame.path.open("rb") as file:
+            file.seek(frame.pixels_at)
+            return file.read(int(header.Rows) * int(header.Columns) * (int(header.BitsAllocated) // 8))
+    except UNREADABLE:
+        raise Refused("A file of the series cannot be read as DICOM; send the series again.") from None
 
 
 def _kind(headers: Sequence[Dataset], rules: Sequence[Calibration]) -> type[np.int16 | np.int32 | np.float32]:
@@ -248,6 +298,9 @@ def _calibrate(values: NDArray[Any], rule: Calibration, into: NDArray[Any]) -> N
         outside = (values >= rule.padding[0]) & (values <= rule.padding[1])
     if into.dtype == np.float32:
         into[...] = values.astype(np.float64) * rule.slope + rule.intercept
+    elif rule.slope == 1 and into.dtype == np.int16 and values.dtype in {np.dtype(np.int16), np.dtype(np.uint16)}:
+        # Sums modulo 2^16 are exact, because the results fit.
+        np.add(values.view(np.int16), np.array(int(rule.intercept) & 0xFFFF, np.uint16).view(np.int16), out=into)
     elif rule.slope == 1:
         np.add(values, int(rule.intercept), out=into, dtype=np.int64, casting="unsafe")
     else:

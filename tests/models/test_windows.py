@@ -1,4 +1,4 @@
-"""The sliding window engine: MONAI's scores to rounding, and the same bits whole or in pieces."""
+"""The sliding window engine: MONAI's scores to rounding, and pieces that make up the whole."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_a_small_volume_is_padded_as_asked(padding: str, fill: float) -> None:
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.8])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_pieces_make_the_whole(shape: tuple[int, int, int], overlap: float, batch: int) -> None:
-    """Piece by piece the scores are those put together whole, bit for bit, and every voxel and cell of eight is in a piece."""
+    """A piece's scores are the whole's at its place, its first plane and line too, and every cell of eight is in one piece."""
     forward, tensor = network(), picture(shape)
     layout = windows.regular(shape, WINDOW, overlap, "gaussian")
-    execution = Execution(batch=batch, tile=True)
-    whole = windows.scores(forward, tensor, layout, replace(execution, tile=False), lambda _: None)
+    execution = Execution(batch=batch)
+    whole = windows.scores(forward, tensor, layout, execution, lambda _: None)
     cells = torch.zeros([max(1, size - 1) for size in shape], dtype=torch.int64)
     for piece in windows.pieces(forward, tensor, layout, execution, lambda _: None):
         assert torch.equal(piece.within(whole), piece.scores)
@@ -93,9 +93,7 @@ def test_uneven_windows_and_given_weights_are_obeyed() -> None:
             with torch.inference_mode():
                 total[:, z : z + 8, y : y + 12] += forward(tensor[None, :, z : z + 8, y : y + 12])[0] * importance
             weight[z : z + 8, y : y + 12] += importance
-    for tile in (False, True):
-        for piece in windows.pieces(forward, tensor, layout, Execution(tile=tile), lambda _: None):
-            assert torch.allclose(piece.scores, piece.within(total / weight), atol=1e-5)
+    assert torch.allclose(windows.scores(forward, tensor, layout, PLAIN, lambda _: None), total / weight, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +133,7 @@ def test_a_flat_network_sees_slice_after_slice() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("tile", [False, True])
-def test_scores_that_are_no_numbers_are_broken(value: float, *, tile: bool) -> None:
+def test_scores_that_are_no_numbers_are_broken(value: float) -> None:
     """One NaN or infinity anywhere, in the last window too, is an error and not a volume without findings."""
 
     def forward(seen: torch.Tensor) -> torch.Tensor:
@@ -148,7 +145,7 @@ def test_scores_that_are_no_numbers_are_broken(value: float, *, tile: bool) -> N
     tensor[0, -1, -1, -1] = 7
     layout = windows.regular((20, 20, 20), WINDOW, 0.25, "gaussian")
     with pytest.raises(Broken, match="no finite numbers"):
-        list(windows.pieces(forward, tensor, layout, Execution(tile=tile), lambda _: None))
+        list(windows.pieces(forward, tensor, layout, PLAIN, lambda _: None))
 
 
 def test_the_execution_is_obeyed_and_told() -> None:

@@ -75,7 +75,7 @@ def test_no_voxel_is_in_two_segments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["axial", "sagittal"])
 def test_the_execution_changes_no_voxel(tmp_path: Path, name: str) -> None:
-    """Several windows at once, the host's memory, piece by piece: the same organs and findings, and the variant tells."""
+    """Several windows at once, the host's memory: the same organs and findings, and the variant tells."""
     volume, _ = scene(grid(name, SHAPE, SPACING_MM))
     model = registry.load(lines(tmp_path), "cpu")
     plain = model.predict({"ct": volume}, lambda _: None)
@@ -87,15 +87,15 @@ def test_the_execution_changes_no_voxel(tmp_path: Path, name: str) -> None:
         assert execution.facts().items() <= other.variant.items()
 
 
-def test_the_need_grows_with_volume_and_batch_and_shrinks_in_pieces(tmp_path: Path) -> None:
-    """What the worker admits jobs by: more for more voxels and windows, less in pieces."""
+def test_the_need_grows_with_volume_and_batch(tmp_path: Path) -> None:
+    """What the worker admits jobs by: more for more voxels and windows, less of the device where the host holds the scores."""
     model = registry.load(lines(tmp_path), "cpu")
     small, large = (model.need({"ct": grid("axial", (count, 300, 300), SPACING_MM)}, PLAIN) for count in (40, 400))
     assert 0 < small.device < large.device
     assert small.host < large.host
     volumes = {"ct": grid("axial", (400, 300, 300), SPACING_MM)}
     assert model.need(volumes, Execution(batch=8)).device > large.device
-    assert model.need(volumes, Execution(tile=True)).device < large.device
+    assert model.need(volumes, Execution(stitch="host")).device < large.device
 
 
 def test_weights_that_give_no_numbers_are_broken(tmp_path: Path) -> None:
