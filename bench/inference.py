@@ -33,6 +33,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from bench.results import organs, request_for
+from models import pipeline, program, stages
 from models.execution import Execution
 from models.runtimes import state_dict
 from node.profiles import Profile
@@ -123,13 +124,16 @@ def scene(count: int, shape: tuple[int, int, int], band_hu: int) -> np.ndarray[A
     return np.stack([np.rint(LOW_HU + band_hu * plane.astype(np.float32) + noise).astype(np.int16) for plane in labels])
 
 
-def model(network: torch.nn.Module, count: int, device: str, band_hu: int) -> state_dict.StateDict:
+def model(network: torch.nn.Module, count: int, device: str, band_hu: int) -> pipeline.Pipeline:
     """Give the runtime for state dicts with this network in it."""
-    options = state_dict.Options.model_validate({
+    shelved = request_for(count, (2, 64, 64)).card
+    stage = state_dict.Stage.model_validate({
         "network": "UNet", "arguments": {}, "spacing_mm": (1.0, 1.5, 1.5), "orientation": "SPL", "window": (96, 96, 96), "overlap": 0.25,
         "intensity": {"low": LOW_HU, "high": LOW_HU + band_hu * (count + 1)}, "organ_channels": tuple(range(count + 1)),
     })  # fmt: skip
-    return state_dict.StateDict(request_for(count, (2, 64, 64)).card.card, options, network.to(device).eval())
+    network.to(device).eval()
+    run = program.Program(run=lambda seen: (network(seen),), device=device, facts={})
+    return pipeline.Pipeline(shelved, [stages.Loaded(card=shelved.card, stage=stage, program=run, ensemble=None, activated=False)], None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +147,7 @@ class Round:
     files: Any
 
 
-def measure(paths: Sequence[Path], ready: tuple[state_dict.StateDict, Banded], execution: Execution) -> Round:
+def measure(paths: Sequence[Path], ready: tuple[pipeline.Pipeline, Banded], execution: Execution) -> Round:
     """Take one study through the stages."""
     runtime, network = ready
     stages = {name: Clock() for name in ("prepare", "infer", "compose", "files")}

@@ -33,7 +33,7 @@ class Window(_Form):
 
     def apply(self, values: torch.Tensor, _seen: torch.Tensor) -> torch.Tensor:
         """Stretch and cut."""
-        return ((values - self.low) / (self.high - self.low)).clamp_(0, 1)
+        return values.sub(self.low).div_(self.high - self.low).clamp_(0, 1)
 
 
 class ZScore(_Form):

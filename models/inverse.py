@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from models import cells
-from models.cells import Activate
 from models.transforms import Resampling
 from models.windows import Piece
 
+Activate = cells.Activate
 Decide = Callable[[torch.Tensor], torch.Tensor]
 
 

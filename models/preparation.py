@@ -158,4 +158,4 @@ def prepare(volumes: Mapping[str, Volume], card: Card, preparation: Preparation,
         if not bool(seen.any()):
             raise Unfit(f"The images for {entry.role} show no part of what those for {card.reference_role} show.")
         channels.append((special.intensity or preparation.intensity).apply(values, seen))
-    return Prepared(tensor=torch.stack(channels), plan=plan)
+    return Prepared(tensor=torch.stack(channels) if len(channels) > 1 else channels[0][None], plan=plan)
