@@ -101,6 +101,9 @@ class Preparation(BaseModel):
         known = {entry.role for entry in card.inputs}
         if strange := sorted(set(self.roles) - known):
             raise ValueError(f"roles names {strange[0]!r}, which is no input of the card")
+        for entry in card.inputs:
+            if not (entry.reference or entry.same_frame):
+                raise ValueError(f"the input {entry.role!r} is laid over the reference through the patient: it needs same_frame = true")
 
     def plan(self, grid: Grid) -> transforms.Resampling:
         """Plan the network's grid; raises Unfit for a radiograph where volumes are read, and for a stack where one picture is.

@@ -49,7 +49,8 @@ def shelve(  # noqa: PLR0917 -- a card has that many parts
         text += f'[runtime.files.{name}]\npath = "{path}"\nsha256 = "{hashlib.sha256(content).hexdigest()}"\n'
     text += f"[runtime.options]\n{options}\n"
     for number, role in enumerate(roles):
-        text += f'[[inputs]]\nrole = "{role}"\nreference = {str(number == 0).lower()}\naccept = {{ modality = ["MR"] }}\n'
+        text += f'[[inputs]]\nrole = "{role}"\nreference = {str(number == 0).lower()}\nsame_frame = {str(number > 0).lower()}\n'
+        text += 'accept = { modality = ["MR"] }\n'
     text += f'[output]\nkind = "{kind}"\ninverse = "scores-linear"\n{described}'
     (folder / "card.toml").write_text(text)
     return read(folder / "card.toml")

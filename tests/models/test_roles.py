@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from models import registry, transforms
-from models.card import BadCard
+from models.card import BadCard, read
 from models.vocabulary import Grid, Prediction, Unfit, Volume
 from tests.models import programs
 from tests.models.grids import AXES, ball, grid, middle_mm, places_mm, ramp
@@ -117,6 +117,15 @@ def test_a_role_that_the_card_has_not_is_bad(tmp_path: Path) -> None:
     """A misspelt role would silently get the wrong intensities."""
     with pytest.raises(BadCard, match="'t3', which is no input"):
         predict(tmp_path, volume(REFERENCE, TWO_MM), OPTIONS + "roles = { t3 = { background = 1.0 } }\n")
+
+
+def test_a_role_that_may_lie_in_another_frame_is_bad(tmp_path: Path) -> None:
+    """Coordinates of two frames of reference mean different places; a card that lets routing take such a series is refused."""
+    files = programs.scripted(Two(), torch.zeros(1))
+    shelved = shelve(tmp_path, "torchscript", files, OPTIONS, OUTPUT, ("t1", "t2"))
+    (tmp_path / "card.toml").write_text((tmp_path / "card.toml").read_text().replace("same_frame = true", "same_frame = false"))
+    with pytest.raises(BadCard, match="'t2' is laid over the reference through the patient: it needs same_frame"):
+        registry.load(read(shelved.folder / "card.toml"), "cpu")
 
 
 @pytest.mark.parametrize("name", AXES)

@@ -48,8 +48,8 @@ def card(folder: Path) -> ShelvedCard:
         ("axial", "coronal"),
     )
     text = (folder / "card.toml").read_text()
-    for role, more in (("axial", ""), ("coronal", "same_frame = true\n")):
-        accept = f'{more}accept = {{ modality = ["CT"], orientation = ["{role}"] }}'
+    for role in ("axial", "coronal"):
+        accept = f'accept = {{ modality = ["CT"], orientation = ["{role}"] }}'
         text = text.replace('accept = { modality = ["MR"] }', accept, 1)
     (folder / "card.toml").write_text(text)
     return read(folder / "card.toml")

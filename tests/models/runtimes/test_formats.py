@@ -13,6 +13,8 @@ import onnxruntime
 import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
+from monai.networks import nets
+from safetensors.torch import save
 
 from models import registry
 from models.card import BadCard
@@ -76,6 +78,26 @@ def test_labels_are_those_of_the_format_s_own_library(tmp_path: Path, name: str)
         levels = 255 * torch.softmax(scores[0], dim=0)[1].numpy()
         assert np.abs(prediction.probabilities[1].astype(float) - levels).max() <= 0.51
         assert (prediction.variant["runtime"], prediction.variant["batch"]) == (format_name, str(execution.batch))
+
+
+def test_labels_of_a_state_dict_are_those_of_monai_s_own_network(tmp_path: Path) -> None:
+    """A UNet built by MONAI and run by MONAI's sliding window, and the same weights by name: voxel for voxel."""
+    arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2], "num_res_units": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        network = nets.UNet(**arguments).eval()
+    seen = torch.from_numpy(np.clip((noise() - LOW) / (HIGH - LOW), 0, 1))[None, None].float()
+    with torch.inference_mode():
+        network.model[-1][0].conv.bias -= network(seen).mean(dim=(0, 2, 3, 4))  # so that every class wins somewhere
+        scores: Any = sliding_window_inference(seen, WINDOW, 1, network, overlap=0.5, mode="gaussian")
+    wanted = scores[0].argmax(dim=0).numpy()
+    assert all(np.count_nonzero(wanted == label) > 500 for label in range(3))
+    told = ", ".join(f"{key} = {value}" for key, value in arguments.items())
+    options = f'network = "UNet"\narguments = {{ {told} }}\n' + OPTIONS
+    files = {"weights": ("w.safetensors", save(network.state_dict()))}
+    model = registry.load(shelve(tmp_path, "state-dict", files, options, OUTPUT), "cpu")
+    volume = Volume(array=noise(), grid=grid("axial", SHAPE), unit="1", modality="MR")
+    assert np.array_equal(model.predict({"ct": volume}, lambda _: None).labels, wanted)
 
 
 @pytest.mark.parametrize("name", ["torchscript traced", "exported-program", "onnx"])
