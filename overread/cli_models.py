@@ -64,18 +64,20 @@ def models_check(
 
 
 @models.command("run")
-def models_run(
+def models_run(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     what: Annotated[tuple[str, Path], typer.Argument(metavar="NAME FOLDER", help="The model, and the images.")],
     out: Annotated[Path, typer.Option(help="Where the objects go.")],
     profile: Annotated[str | None, typer.Option(help="Viewer profile; default: that of the results section.")] = None,
+    directory: Directory = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run one model on a folder of DICOM files, without a node."""
-    from overread.commands import models as command
+    """Run one model on a folder of DICOM files, without a node: SEG, SR, pictures, and NIfTI on the images' grid."""
+    from overread.commands import models_run as command
 
     name, folder = what
-    command.run(options.settings(config), name, command.Run(source=folder, out=out, profile=profile), as_json=as_json)
+    wish = command.Wish(name=name, source=folder, out=out, profile=profile, directory=directory)
+    raise typer.Exit(command.main(options.settings(config), wish, as_json=as_json))
 
 
 @models.command("evaluate")

@@ -23,7 +23,7 @@ from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
 from node.ledger.holds import Finding
 from node.profiles import Profile
 from node.settings import Settings
-from node.study import DeliveryState, Job, JobState, Parcel, ParcelObject, Stage
+from node.study import DeliveryState, Job, JobPlan, JobState, Parcel, ParcelObject, Stage
 from workers import correction, folder, frames, gpu, workspace
 from workers.frames import Origin
 
@@ -137,6 +137,14 @@ STAGES: Mapping[Stage, Callable[[Context, jobs.Claim, Guard], Following]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Routed:
+    """A study of a folder that a model takes: the job as the ledger would hold it, and the folder's files by SOP Instance UID."""
+
+    job: Job
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
     """What `run` made: the objects' files in sending order, and the summary."""
 
@@ -145,16 +153,16 @@ class Ran:
     summary: str
 
 
-def run(shelved: ShelvedCard, source: Path, out: Path, settings: Settings, profile: str | None = None) -> Ran:
-    """Run one model on a folder of DICOM files and write its objects to `out`; no node, no queue, no ledger.
+def run(shelved: ShelvedCard, routed: Routed, out: Path, settings: Settings, profile: str | None = None) -> Ran:
+    """Run one model on a study of a folder and write its objects to `out`; no node, no queue, no ledger.
 
     profile  viewer profile by name (None: the default of [results]). Raises Misconfigured where there is none of that name,
-    Refused with routing's reasons when no series fits, Unfit, BadCard, Retryable.
+    Refused, Unfit, BadCard, Retryable.
     """
     from workers import results  # noqa: PLC0415
 
     chosen = settings.profile(profile)
-    job, files = _job_for(shelved, source)
+    job, files = routed.job, routed.files
     by_role = {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()}
     volumes, origin = read_volumes(shelved, by_role)
     prediction = predict(shelved, volumes, gpu.devices(settings.workers.devices)[0])
@@ -170,39 +178,47 @@ def run(shelved: ShelvedCard, source: Path, out: Path, settings: Settings, profi
 
 
 def read_folder(shelved: ShelvedCard, source: Path) -> dict[str, Volume]:
-    """Read the volumes a model would be given of a folder of DICOM files; raises Refused with routing's reasons."""
-    job, files = _job_for(shelved, source)
+    """Read the volumes a model would be given of the one study of a folder; raises Refused."""
+    several = routed(shelved, source)
+    if len(several) > 1:
+        raise Refused(f"the folder holds {len(several)} studies that fit; one is wanted")
+    job, files = several[0].job, several[0].files
     return read_volumes(shelved, {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()})[0]
 
 
-def _job_for(shelved: ShelvedCard, source: Path) -> tuple[Job, dict[str, Path]]:
-    """Route the folder to this one model; give the job as the ledger would hold it, and the files by SOP Instance UID."""
+def routed(shelved: ShelvedCard, source: Path) -> tuple[Routed, ...]:
+    """Route a folder of DICOM files to this one model, study by study; raises Refused with routing's reasons when none fits."""
     found = folder.read(source)
-    reasons = []
+    files = {instance.sop_instance_uid: Path(instance.path) for instance in found}
+    taken, reasons = [], []
     for study in folder.studies(found):
         plan = routing.route(study, {shelved.card.model.name: shelved}, (), ())
         reasons += [entry.reason for entry in plan.declined]
-        for entry in plan.jobs:
-            job = Job(
-                job_id=entry.job_id,
-                generation=1,
-                study_instance_uid=entry.study_instance_uid,
-                revision=study.revision,
-                model=entry.model,
-                version=entry.version,
-                card_digest=entry.card_digest,
-                inputs=entry.inputs,
-                mode=entry.mode,
-                priority=entry.priority,
-                destinations=(),
-                state=JobState.RUNNING,
-                stage=Stage.PREPARE,
-                attempt=1,
-                fence=1,
-                created_at=time.time(),
-            )
-            return job, {instance.sop_instance_uid: Path(instance.path) for instance in found}
-    raise Refused("no series fits this model: " + "; ".join(dict.fromkeys(reasons)))
+        taken += [Routed(job=_job(entry, study.revision), files=files) for entry in plan.jobs]
+    if not taken:
+        raise Refused("no series fits this model: " + "; ".join(dict.fromkeys(reasons)))
+    return tuple(taken)
+
+
+def _job(entry: JobPlan, revision: int) -> Job:
+    return Job(
+        job_id=entry.job_id,
+        generation=1,
+        study_instance_uid=entry.study_instance_uid,
+        revision=revision,
+        model=entry.model,
+        version=entry.version,
+        card_digest=entry.card_digest,
+        inputs=entry.inputs,
+        mode=entry.mode,
+        priority=entry.priority,
+        destinations=(),
+        state=JobState.RUNNING,
+        stage=Stage.PREPARE,
+        attempt=1,
+        fence=1,
+        created_at=time.time(),
+    )
 
 
 def read_volumes(shelved: ShelvedCard, files: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Volume], Origin]:

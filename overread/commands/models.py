@@ -1,10 +1,9 @@
-"""`overread models`: what is on the shelf, one card in full, one model on a folder."""
+"""`overread models`: what is on the shelf, and one card in full."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from models.card import BadCard, Card, CodedConcept, ShelvedCard
 from models.drafts import Missing
 from node.errors import Misconfigured
 from node.settings import Settings
-from overread import pictures
-from workers import pipeline
 
 
 def shelved(settings: Settings, directory: Path | None) -> dict[str, ShelvedCard]:
@@ -162,31 +159,3 @@ def _code(code: CodedConcept) -> str:
 
 def _lines(facts: dict[str, Any]) -> str:
     return escape("\n".join(f"{key}: {', '.join(map(str, part)) if isinstance(part, list) else part}" for key, part in facts.items()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What to run a model on, where its objects go, and the viewer profile they are written in (None: the default)."""
-
-    source: Path
-    out: Path
-    profile: str | None
-
-
-def run(settings: Settings, name: str, what: Run, *, as_json: bool) -> None:
-    """Run the model; raises Refused with routing's reasons, Unfit, BadCard, Misconfigured."""
-    ran = pipeline.run(find(settings, name), what.source, what.out, settings, what.profile)
-    drawn = pictures.pages(ran.files, what.out)
-    facts: dict[str, Any] = {
-        "summary": ran.summary,
-        "files": [str(path) for path in ran.files],
-        "pictures": [str(path) for path in drawn],
-        "findings": len(ran.prediction.findings),
-        "variant": dict(ran.prediction.variant),
-    }
-    if as_json:
-        print(json.dumps(facts, indent=2))
-        return
-    print(ran.summary)
-    for path in (*ran.files, *drawn):
-        print(f"  {path}")

@@ -54,7 +54,8 @@ def _agrees(truth: Truth, seg: Path, folder: Path) -> None:
 def test_the_models_marks_lie_where_the_nodules_are(tmp_path: Path) -> None:
     """The chest starter's SEG of a prone patient with oblong pixels agrees with the generator's formulas."""
     truth = phantoms.thorax(tmp_path / "study", VARIANTS[IN_CI])
-    pipeline.run(read(STARTERS / "chest_ct" / "card.toml"), tmp_path / "study", tmp_path / "out", Settings())
+    card = read(STARTERS / "chest_ct" / "card.toml")
+    pipeline.run(card, *pipeline.routed(card, tmp_path / "study"), tmp_path / "out", Settings())
     (seg,) = (tmp_path / "out").glob("*seg.dcm")
     _agrees(truth, seg, tmp_path / "dcmqi")
 

@@ -24,7 +24,8 @@ def test_the_marks_on_tilted_slices_lie_where_the_nodules_are(tmp_path: Path, ti
     """Asked at the generator's own positions, each lung covers the true one, each nodule is marked at its centre, the SR says the tilt."""
     scan = replace(UPRIGHT, tilt_degrees=tilt_degrees)
     truth = phantoms.thorax(tmp_path / "study", scan)
-    ran = pipeline.run(read(STARTERS / "chest_ct" / "card.toml"), tmp_path / "study", tmp_path / "out", Settings())
+    card = read(STARTERS / "chest_ct" / "card.toml")
+    ran = pipeline.run(card, *pipeline.routed(card, tmp_path / "study"), tmp_path / "out", Settings())
     assert f"gantry tilt {abs(tilt_degrees):.1f} degrees" in ran.summary
     points = scan.lattice(truth.thorax.centre_mm).points()
     for label, side in ((1, "left"), (2, "right")):

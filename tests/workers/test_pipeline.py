@@ -149,8 +149,8 @@ def test_a_claim_lost_while_the_stage_works_writes_nothing(site: Site, monkeypat
     assert jobs.parcel(ledger, site.job_id) is None
 
 
-def test_run_tells_why_no_series_fits(tmp_path: Path, site: Site) -> None:
-    """`run` on a folder that the model does not take gives routing's reasons."""
+def test_a_folder_tells_why_no_series_fits(tmp_path: Path, site: Site) -> None:
+    """Routing of a folder that the model does not take gives routing's reasons."""
     phantoms.write_tiny(tmp_path / "xray", phantoms.Tiny(modality="CR"))
     with pytest.raises(Refused, match="modality"):
-        pipeline.run(site.tasks.context.cards["two-parts"], tmp_path / "xray", tmp_path / "out", site.tasks.settings)
+        pipeline.routed(site.tasks.context.cards["two-parts"], tmp_path / "xray")

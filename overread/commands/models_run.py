@@ -1,0 +1,117 @@
+"""`overread models run`: one model on a folder of DICOM files, without PACS, broker and ledger."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from models.card import ShelvedCard
+from models.vocabulary import Prediction, Unfit
+from node.errors import Refused
+from node.settings import Settings
+from overread import nifti, pictures
+from overread.commands import models
+from workers import pipeline
+from workers.pipeline import Routed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """Which model, on which images, where its objects go, and the viewer profile they are written in (None: the default)."""
+
+    name: str
+    source: Path
+    out: Path
+    profile: str | None
+    directory: Path | None
+
+
+def main(settings: Settings, wish: Wish, *, as_json: bool) -> int:
+    """Run the model on each study that fits and give 1 where it declined one of several.
+
+    Raises Refused with routing's reasons where no study fits, Unfit or Refused where the only one is declined, BadCard, Misconfigured.
+    """
+    shelved = models.find(settings, wish.name, wish.directory)
+    settings.profile(wish.profile)
+    studies = _routed(shelved, wish.source)
+    console = Console(highlight=False, stderr=as_json)
+    if len(studies) == 1:
+        facts = _one(shelved, studies[0], wish, (settings, wish.out))
+        if as_json:
+            print(json.dumps(facts, indent=2))
+        else:
+            _print(facts, console)
+        return 0
+    found = []
+    for number, study in enumerate(studies, start=1):
+        place = wish.out / f"study-{number}"
+        try:
+            found.append(_one(shelved, study, wish, (settings, place)))
+        except (Unfit, Refused) as declined:
+            found.append({"out": str(place), "declined": declined.reason})
+        if not as_json:
+            console.print(f"Study {number} of {len(studies)}, {place}", soft_wrap=True)
+            _print(found[-1], console)
+    if as_json:
+        print(json.dumps({"studies": found}, indent=2))
+    return 1 if any("declined" in facts for facts in found) else 0
+
+
+def _routed(shelved: ShelvedCard, source: Path) -> tuple[Routed, ...]:
+    try:
+        return pipeline.routed(shelved, source)
+    except Refused as refused:
+        if source.is_dir() and any(path.name.endswith(nifti.SUFFIXES) for path in source.iterdir()):
+            raise Refused(
+                f"{refused.reason}. There are NIfTI files: SEG and SR refer to DICOM images, so a run needs these; "
+                "`overread models evaluate` takes NIfTI"
+            ) from None
+        raise
+
+
+def _one(shelved: ShelvedCard, study: Routed, wish: Wish, where: tuple[Settings, Path]) -> dict[str, Any]:
+    """Run one study and give what was made of it."""
+    settings, out = where
+    ran = pipeline.run(shelved, study, out, settings, wish.profile)
+    return {
+        "summary": ran.summary,
+        "files": [str(path) for path in ran.files],
+        "pictures": [str(path) for path in pictures.pages(ran.files, out)],
+        "nifti": [str(path) for path in save(ran.prediction, out)],
+        "findings": len(ran.prediction.findings),
+        "variant": dict(ran.prediction.variant),
+    }
+
+
+def save(prediction: Prediction, out: Path) -> list[Path]:
+    """Write what has voxels as NIfTI on the images' grid; nothing of a radiograph, which has no place in the patient.
+
+    labels.nii.gz           the card's indices of organs
+    findings.nii.gz         findings by their numbers
+    mask-INDEX.nii.gz       an organ that may overlap others
+    probability-INDEX.nii.gz  0 to 1
+    """
+    if prediction.grid.is_projection:
+        return []
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    if prediction.labels.any() or not (prediction.masks or prediction.scores or prediction.findings):
+        arrays["labels"] = prediction.labels
+    if prediction.instances is not None:
+        arrays["findings"] = prediction.instances
+    arrays |= {f"mask-{index}": mask for index, mask in prediction.masks.items()}
+    arrays |= {f"probability-{index}": levels.astype(np.float32) / 255 for index, levels in prediction.probabilities.items()}
+    return [nifti.write(out / f"{name}.nii.gz", array, prediction.grid) for name, array in arrays.items()]
+
+
+def _print(facts: dict[str, Any], console: Console) -> None:
+    if "declined" in facts:
+        console.print(f"declined: {facts['declined']}", markup=False, soft_wrap=True)
+        return
+    console.print(facts["summary"], markup=False, soft_wrap=True)
+    for path in (*facts["files"], *facts["pictures"], *facts["nifti"]):
+        console.print(f"  {path}", markup=False, soft_wrap=True)
