@@ -26,9 +26,10 @@ class Profile(BaseModel):
     objects           kinds wanted; each is written where the analysis has something to put in it, the report always
     seg_type          auto: BINARY where a frame ends on a byte, else LABELMAP, since OHIF shows such a BINARY scrambled
     seg_syntax        of a LABELMAP; BINARY is never compressed
+    pm_syntax         of a parametric map
     seg_empty_frames  also frames without a voxel
     seg_segments_max  more segments than this go into several SEG series; None: never split
-    frames_max        an object of more frames is split; None: never
+    frames_max        a SEG or a parametric map of more frames is split; None: never
     sr_form           measurements: TID 1500 with a pair of groups a segment; editable: TID 1501 groups that hydrate into
                       OHIF's own tools; text: a report in words
     sc_pages          summary: one page of key images, findings and model; key-images: each key image with its outlines
@@ -44,6 +45,7 @@ class Profile(BaseModel):
     objects: tuple[Kind, ...] = ("seg", "gsps", "sc", "sr")
     seg_type: Literal["auto", "binary", "labelmap"] = "auto"
     seg_syntax: Literal["explicit", "rle", "jpeg-ls"] = "explicit"
+    pm_syntax: Literal["explicit", "rle", "jpeg-ls"] = "explicit"
     seg_empty_frames: bool = False
     seg_segments_max: int | None = Field(default=None, ge=1)
     frames_max: int | None = Field(default=None, ge=1)

@@ -23,7 +23,7 @@ EXPLICIT, RLE, JPEG_LS = EXPLICIT_LITTLE, "1.2.840.10008.1.2.5", "1.2.840.10008.
 # What each kind of result is sent as; a test composes every kind and compares.
 RESULTS: dict[Kind, dict[str, tuple[str, ...]]] = {
     "seg": {"1.2.840.10008.5.1.4.1.1.66.4": (EXPLICIT,), "1.2.840.10008.5.1.4.1.1.66.7": (EXPLICIT, RLE, JPEG_LS)},
-    "pm": {"1.2.840.10008.5.1.4.1.1.30": (EXPLICIT,)},
+    "pm": {"1.2.840.10008.5.1.4.1.1.30": (EXPLICIT, RLE, JPEG_LS)},
     "rtstruct": {"1.2.840.10008.5.1.4.1.1.481.3": (EXPLICIT,)},
     "gsps": {"1.2.840.10008.5.1.4.1.1.11.1": (EXPLICIT,)},
     "sc": {"1.2.840.10008.5.1.4.1.1.7": (EXPLICIT,)},

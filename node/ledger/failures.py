@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from node.ledger import Ledger, parcels
+from node.ledger.deliveries import is_free
 from node.ledger.jobs import delivery_id, job_of, open_delivery, resubmit_delay
-from node.ledger.schema import JOBS
-from node.study import Job, JobState, Parcel
+from node.ledger.schema import DELIVERIES, DELIVERY_OBJECTS, JOBS
+from node.study import DeliveryState, Job, JobState, Parcel
 
 SUBMISSIONS_MAX = 8
 """Messages for one report; then nobody is told: half an hour by their growing delays."""
@@ -55,6 +57,24 @@ def written(ledger: Ledger, job: Job, results: Sequence[Parcel], destinations: M
         for destination, profile in destinations.items():
             open_delivery(connection, destination, stored[profile], ledger.clock())
     return [delivery_id(job.job_id, job.generation, destination) for destination in destinations]
+
+
+def withdraw(connection: Connection, *which: sa.ColumnElement[bool], reason: str, now: float) -> None:
+    """Tell nobody of these jobs' failures who was not told yet: what is tried again, or a newer revision, answers for the study.
+
+    A report that is being sent, or of which anything is stored, goes on.
+    """
+    failed = (*which, JOBS.c.state.in_(ENDED))
+    connection.execute(sa.update(JOBS).where(*failed, JOBS.c.told == sa.false()).values(told=True))
+    stored = sa.exists().where(DELIVERY_OBJECTS.c.delivery_id == DELIVERIES.c.delivery_id, DELIVERY_OBJECTS.c.sent_at.is_not(None))
+    waiting = sa.update(DELIVERIES).where(
+        DELIVERIES.c.job_id.in_(sa.select(JOBS.c.job_id).where(*failed)),
+        DELIVERIES.c.state == DeliveryState.PENDING,
+        sa.or_(is_free(now), DELIVERIES.c.wants_profile.is_not(None)),
+        ~stored,
+    )
+    stopped = {"state": DeliveryState.FAILED, "ended_at": now, "lease_until": None, "wants_profile": None, "reason": reason}
+    connection.execute(waiting.values(stopped | {"fence": DELIVERIES.c.fence + 1}))
 
 
 def _untold(job: Job) -> tuple[sa.ColumnElement[bool], ...]:

@@ -104,12 +104,13 @@ def _grouped(
 
 
 def _deliveries(connection: Connection, study_uids: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
-    """Give the deliveries of jobs that still stand: what a newer revision stopped failed nobody."""
+    """Give the deliveries of jobs that still stand: what a newer revision or another try stopped failed nobody."""
+    stands = sa.and_(JOBS.c.state != JobState.SUPERSEDED, DELIVERIES.c.generation == JOBS.c.generation)
     rows = (
         sa.select(JOBS.c.study_instance_uid, DELIVERIES.c.state, sa.func.coalesce(DELIVERIES.c.ended_at, DELIVERIES.c.created_at))
         .join(DELIVERIES, DELIVERIES.c.job_id == JOBS.c.job_id)
         .where(JOBS.c.study_instance_uid.in_(study_uids))
-        .where(sa.or_(JOBS.c.state != JobState.SUPERSEDED, DELIVERIES.c.state != DeliveryState.FAILED))
+        .where(sa.or_(stands, DELIVERIES.c.state != DeliveryState.FAILED))
     )
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for uid, state, at in connection.execute(rows):

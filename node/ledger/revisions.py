@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from node.ledger import Ledger, planning
+from node.ledger import Ledger, failures, planning
 from node.ledger.schema import DECLINES, DELIVERIES, DELIVERY_OBJECTS, JOB_SERIES, JOBS, REVISIONS
 from node.settings import AssemblySection
 from node.study import DeliveryState, Instance, JobState, Plan, RevisionState
@@ -179,6 +179,10 @@ def plan(ledger: Ledger, revision_id: int, plan: Plan) -> bool:
         older = sa.or_(JOBS.c.revision < revision.number, JOBS.c.provisional)
         # First: what stays of the older jobs is what somebody has of them.
         _supersede_jobs(connection, JOBS.c.study_instance_uid == study_uid, stale, older, number=revision.number, now=now)
+        answered = JOBS.c.model.in_([job.model for job in plan.jobs])
+        failures.withdraw(
+            connection, JOBS.c.study_instance_uid == study_uid, stale, older, answered, reason=_replaced(revision.number), now=now
+        )
         done = planning.write(connection, revision.number, plan, now)
         mine = sa.update(REVISIONS).where(REVISIONS.c.revision_id == revision_id)
         connection.execute(mine.values(reason=planning.summary(plan, done)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from models.vocabulary import Box, Finding, Prediction
 from node.profiles import BUILT_IN, ORDER, Profile
@@ -71,7 +72,24 @@ def _small(identity: str, change: Change) -> Case:
     return Case(scan=replace(phantoms.SMALL, identity=identity), change=change)
 
 
+def _asked(**changes: Any) -> Change:
+    """Ask for SEGs of another form."""
+    return _under(Profile(name="asked", base="ohif", **changes))  # type: ignore[call-arg]
+
+
+def _whole_lungs(request: ComposeRequest) -> ComposeRequest:
+    """Let each lung be a mask of its own that holds the nodules in it too: those voxels are in two segments."""
+    labels, lesions = request.prediction.labels, request.prediction.instances
+    assert lesions is not None
+    sides = {side: ndimage.binary_closing(labels == side, iterations=4) | (labels == side) for side in (1, 2)}
+    masks = {side: (labels == side) | (sides[side] & (lesions > 0)) for side in (1, 2)}
+    assert all((mask & (lesions > 0)).any() for mask in masks.values())
+    rest = np.where(np.isin(labels, (1, 2)), 0, labels).astype(labels.dtype)
+    return replace(request, prediction=replace(request.prediction, labels=rest, masks=masks))
+
+
 FEW: dict[str, Any] = {"slices": 24, "slice_spacing_mm": 11.0, "nodules_mm": (30.0, 26.0, 22.0)}
+ODD = replace(phantoms.SMALL, matrix=(63, 61))
 CASES: Mapping[str, Case] = {
     "axial": Case(),
     "sagittal": Case(scan=phantoms.ORIENTATIONS["sagittal"]),
@@ -82,7 +100,7 @@ CASES: Mapping[str, Case] = {
     "non-square": Case(scan=phantoms.ORIENTATIONS["non-square-pixels"]),
     "250x250": Case(scan=replace(phantoms.SMALL, matrix=(250, 250), pixel_spacing_mm=(1.4, 1.4), **FEW)),
     "250x252": Case(scan=replace(phantoms.SMALL, matrix=(250, 252), pixel_spacing_mm=(1.4, 1.4), **FEW)),
-    "63x61": Case(scan=replace(phantoms.SMALL, matrix=(63, 61))),
+    "63x61": Case(scan=ODD),
     "nothing-found": Case(scan=phantoms.EMPTY),
     "organs": _small("organs", _organs_alone),
     "one-frame": _small("one frame", _one_frame),
@@ -91,6 +109,12 @@ CASES: Mapping[str, Case] = {
     "editable": _small("editable", _under(BUILT_IN["editable"])),
     "orthanc-stone": _small("stone", _under(BUILT_IN["orthanc-stone"])),
     "basic": _small("basic", _under(BUILT_IN["basic"])),
+    "labelmap-rle": Case(scan=replace(ODD, identity="rle"), change=_asked(seg_syntax="rle")),
+    "labelmap-jpeg-ls": Case(scan=replace(ODD, identity="jpeg-ls"), change=_asked(seg_syntax="jpeg-ls")),
+    "split": _small("split", _asked(seg_segments_max=2)),
+    "labelmap-split": Case(scan=replace(ODD, identity="labelmap split"), change=_asked(seg_segments_max=2, seg_syntax="rle")),
+    "overlapping": _small("overlapping", _whole_lungs),
+    "labelmap-overlapping": Case(scan=replace(ODD, identity="labelmap overlapping"), change=_whole_lungs),
 }
 
 
@@ -112,9 +136,13 @@ class Looked:
         return self.result.centres_mm[:, 0, 0]
 
 
+# Forms that viewers are known to show wrongly, see test_ohif_defects.
+PINNED: Mapping[str, Case] = {"overlapping-binary": _small("one SEG", lambda request: _asked(seg_type="binary")(_whole_lungs(request)))}
+
+
 def made(name: str, folder: Path) -> Looked:
     """Generate the images of a case and compose its results into files."""
-    case = CASES[name]
+    case = {**CASES, **PINNED}[name]
     truth = phantoms.thorax(folder / "images", case.scan)
     result = perfect(truth, case.change)
     written = result.write(folder / "results")
@@ -124,7 +152,11 @@ def made(name: str, folder: Path) -> Looked:
 def masks(request: ComposeRequest) -> dict[str, NDArray[np.bool_]]:
     """Give each segment's truth by its label: the organs, then the nodules by number."""
     prediction = request.prediction
-    found = {part.label: prediction.labels == part.index for part in request.card.card.output.labels if part.kind == "organ"}
+    found = {
+        part.label: prediction.masks.get(part.index, prediction.labels == part.index)
+        for part in request.card.card.output.labels
+        if part.kind == "organ"
+    }
     if prediction.instances is not None:
         found |= {f"Nodule {finding.number}": prediction.instances == finding.number for finding in prediction.findings}
     return {label: mask for label, mask in found.items() if mask.any()}

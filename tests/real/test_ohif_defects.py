@@ -133,6 +133,24 @@ def test_fractional_is_held_exactly(tmp_path: Path, archive: Orthanc, version: s
     held(study, seen_with(study, archive, version, [plain_seg(study, "FRACTIONAL")]))
 
 
+LOST = "of segments that overlap a later one keeps only those slices of its layer that an earlier one fills already"
+
+
+@pytest.mark.parametrize("version", both(v3_13=LOST, v3_12=LOST))
+def test_segments_that_overlap_in_one_seg_are_held_exactly(tmp_path: Path, archive: Orthanc, version: str) -> None:
+    """Two of three nodules vanish, with a name, a colour and a centre; each set of segments apart is exact, see test_ohif."""
+    study = made("overlapping-binary", tmp_path)
+    seen = seen_with(study, archive, version, [pydicom.dcmread(path) for path in study.files if path.name == "seg.dcm"])
+    assert seen.faults() == []
+    (labelmap,) = seen.labelmaps
+    places = [place_of(study, position) for position in labelmap.positions_mm]
+    assert {label for label, _, _ in labelmap.segments.values()} == set(study.masks)
+    for index, (label, _, _) in labelmap.segments.items():
+        found = np.zeros_like(study.masks[label])
+        np.logical_or.at(found, places, labelmap.voxels == index)  # in whichever layer
+        assert np.array_equal(found, study.masks[label]), f"{label} is not where the truth has it"
+
+
 SWAPPED = "imageToWorldCoords takes row spacing for column spacing"
 
 

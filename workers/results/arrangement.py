@@ -24,11 +24,12 @@ def binary(request: ComposeRequest) -> bool:
 def arranged(request: ComposeRequest, segments: Sequence[Segment]) -> tuple[Segment, ...]:
     """Give every segment that has voxels its SEG, and its number there; the order stays.
 
-    A LABELMAP holds no two segments that overlap: each goes into the first SEG in which it fits, organs and findings that
-    cannot overlap first. Raises Refused where one segment alone has more frames than the profile allows.
+    A LABELMAP holds no two segments that overlap, and of a BINARY that does OHIF 3.13 loses voxels: each goes into the first SEG
+    in which it fits, organs and findings that cannot overlap first, unless the profile insists on BINARY. Raises Refused where
+    one segment alone has more frames than the profile allows.
     """
     marked = [segment for segment in segments if request.profile.wants("seg") and not segment.boxed]
-    together = [marked] if binary(request) else _apart(request, marked)
+    together = [marked] if request.profile.seg_type == "binary" else _apart(request, marked)
     placed: dict[str, Segment] = {}
     for index, members in enumerate(part for group in together for part in _split(request, group)):
         placed |= {segment.tracking_uid: replace(segment, seg=index, number=number) for number, segment in enumerate(members, start=1)}

@@ -11,7 +11,7 @@ from node.settings import ResultsSection
 from workers.results.request import ComposeRequest, Origin
 
 # Changes whenever the form of an object changes, so that two forms of one analysis never share a UID.
-FORM = "3"
+FORM = "4"
 UID_CHARACTERS = 64  # Ref: PS3.5 9.1
 
 

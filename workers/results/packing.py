@@ -1,4 +1,4 @@
-"""Pixel data of a SEG: bits, or one number a pixel, encoded as the profile asks.
+"""Pixel data of SEGs and maps: bits, or one number a pixel, encoded as the profile asks.
 
 Ref: PS3.5 8.1.1 (bits), 8.2, annex A.4 and G (RLE)
 """
@@ -6,7 +6,7 @@ Ref: PS3.5 8.1.1 (bits), 8.2, annex A.4 and G (RLE)
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import imagecodecs
@@ -40,9 +40,13 @@ def bits(request: ComposeRequest, frames: Sequence[tuple[Segment, int]]) -> byte
 
 def labelmap(request: ComposeRequest, segments: Sequence[Segment], slices: Sequence[int]) -> bytes:
     """Give one frame of segment numbers a slice, encoded as the profile asks."""
-    encode = ENCODERS[request.profile.seg_syntax]
-    frames = [encode(plane) for plane in _numbers(request, segments, slices)]
-    if request.profile.seg_syntax != "explicit":
+    return encoded(_numbers(request, segments, slices), request.profile.seg_syntax)
+
+
+def encoded(planes: Iterable[Numbers], syntax: str) -> bytes:
+    """Give pixel data of one frame a plane, all of one type, in one of `SYNTAXES`."""
+    frames = [ENCODERS[syntax](plane) for plane in planes]
+    if syntax != "explicit":
         return bytes(encapsulate(frames))
     size = sum(map(len, frames))
     return b"".join([*frames, b"\0" * (size % 2)])

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.ledger import Ledger, again, deliveries, failures, instances, jobs, parcels
+from node import ending
+from node.ledger import Ledger, again, deliveries, failures, instances, jobs, parcels, removal
 from node.study import DeliveryState, Job, JobState, Mode, Parcel, Stage
 from tests.node import work
 from tests.node.conftest import Clock
@@ -119,6 +120,54 @@ def test_a_retry_sends_no_report_of_an_old_failure(ledger: Ledger) -> None:
     assert jobs.written(ledger, work.at_compose(ledger, second), [work.parcel_of(second)], {"archive": "ohif"})
     assert again.retry(ledger, "1.2.3").deliveries == ()
     assert deliveries.get(ledger, told).state is DeliveryState.FAILED
+
+
+def test_a_report_that_waits_is_not_sent_once_its_job_is_tried_again(ledger: Ledger, clock: Clock) -> None:
+    """The archive was away; "AI FAILED" would stand beside the result of the second try. It failed nobody."""
+    job = ended(ledger)
+    (told,) = failures.written(ledger, job, [report(job)], {"archive": "ohif"})
+    again.retry(ledger, "1.2.3")
+    assert deliveries.get(ledger, told).state is DeliveryState.FAILED
+    assert deliveries.claim(ledger, told, 8) is None
+    second = jobs.get(ledger, job.job_id)
+    assert second.generation == 2
+    assert jobs.written(ledger, work.at_compose(ledger, second), [work.parcel_of(second)], {"archive": "ohif"})
+    (result,) = deliveries.of_job(ledger, job.job_id, 2)
+    held = deliveries.claim(ledger, result.delivery_id, 8)
+    assert held
+    assert deliveries.sent(ledger, held, None)
+    assert deliveries.accepted(ledger, result.delivery_id, "C-FIND")
+    finished = ending.of(removal.work_of(ledger, ["1.2.3"])[0])
+    assert finished is not None
+    assert finished.ending is ending.Ending.ACCEPTED
+
+
+def test_a_report_that_is_being_sent_goes_on(ledger: Ledger) -> None:
+    """What may be half there is not called back."""
+    job = ended(ledger)
+    (told,) = failures.written(ledger, job, [report(job)], {"archive": "ohif"})
+    held = deliveries.claim(ledger, told, 8)
+    assert held
+    again.retry(ledger, "1.2.3")
+    assert deliveries.get(ledger, told).state is DeliveryState.PENDING
+    assert deliveries.object_sent(ledger, held, held.parcel.objects[0].sop_instance_uid, 0)
+    assert deliveries.sent(ledger, held, None)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_newer_revision_s_job_answers_for_the_failed_one(ledger: Ledger, written: bool) -> None:  # noqa: FBT001
+    """Its report is not sent, nor written any more; one of another model's failure is."""
+    job = ended(ledger)
+    (told,) = failures.written(ledger, job, [report(job)], {"archive": "ohif"}) if written else [""]
+    instances.index(ledger, work.slices(1, first=4))
+    work.planned(ledger, work.job_plan("job-2", ["1.2.3.1.4"], model="another"))
+    assert not written or deliveries.get(ledger, told).state is DeliveryState.PENDING
+    assert failures.is_untold(ledger, job.job_id) is not written
+    instances.index(ledger, work.slices(1, first=5))
+    work.planned(ledger, work.job_plan("job-3", ["1.2.3.1.5"]))
+    assert not written or deliveries.get(ledger, told).state is DeliveryState.FAILED
+    assert not failures.is_untold(ledger, job.job_id)
+    assert failures.written(ledger, job, [report(job)], {"archive": "ohif"}) == []
 
 
 def test_the_report_of_a_failure_is_no_predecessor(ledger: Ledger) -> None:

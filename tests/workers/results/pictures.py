@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from models.vocabulary import Box, Finding, Prediction
 from node.settings import ResultsSection
 from tests.radiographs import Radiograph
 from tests.workers.results.scans import job
-from workers.load import load
+from workers.load import Loaded, load
 from workers.results import ComposeRequest
 
 
@@ -50,8 +51,11 @@ def card(**changes: Any) -> ShelvedCard:
 
 def request(folder: Path, shown: Radiograph, **changes: Any) -> ComposeRequest:
     """Give an analysis that boxes every opacity of the truth exactly, in the order of their places on the picture."""
-    loaded = load([shown.write(folder)])
-    boxes = sorted(_box(mask) for mask in shown.masks())
+    return boxed(load([shown.write(folder)]), sorted(_box(mask) for mask in shown.masks()), **changes)
+
+
+def boxed(loaded: Loaded, boxes: Sequence[tuple[tuple[int, int, int], tuple[int, int, int]]], **changes: Any) -> ComposeRequest:
+    """Give an analysis of a loaded radiograph that marks these boxes, (low, high) each."""
     findings = tuple(
         Finding(number=number, label=1, score=0.9 - 0.1 * number, box=Box(low=low, high=high))
         for number, (low, high) in enumerate(boxes, start=1)

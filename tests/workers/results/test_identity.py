@@ -20,6 +20,7 @@ PROFILE_KEYS: Mapping[str, Any] = {
     "objects": ("sr",),
     "seg_type": "labelmap",
     "seg_syntax": "rle",
+    "pm_syntax": "rle",
     "seg_empty_frames": True,
     "seg_segments_max": 1,
     "frames_max": 8,

@@ -71,6 +71,41 @@ def test_highdicom_finds_each_probability_at_its_place_in_the_patient(plane: str
     assert np.abs(volume.array.ravel() - expected).max() <= 0.5 / 255 + 1e-6
 
 
+@pytest.mark.parametrize("syntax", ["explicit", "rle", "jpeg-ls"])
+def test_a_map_of_too_many_frames_is_several(syntax: str) -> None:
+    """Of ten slices and at most four frames each label has three maps, in series of their own; together they are the whole, in place."""
+    profile = Profile(name="split", objects=("pm", "sr"), frames_max=4, pm_syntax=syntax)  # type: ignore[arg-type]
+    made = replace(request(), profile=profile)
+    entries = [pydicom.dcmread(BytesIO(entry.dataset_bytes)) for entry in compose(made).objects if entry.kind == "pm"]
+    assert [int(entry.NumberOfFrames) for entry in entries] == [3, 3, 4] * 2
+    assert len({entry.SeriesInstanceUID for entry in entries} | {entry.SOPInstanceUID for entry in entries}) == 12
+    assert [entry.SeriesDescription for entry in entries[:2]] == [
+        f"Probability of Left lung {n}/3 - AI lung-test 1.2.0 unverified" for n in (1, 2)
+    ]
+    places = Scan().places_mm()
+    for first in (0, 3):
+        wanted = made.prediction.probabilities[1 if first == 0 else 3]
+        met = set()
+        for entry in entries[first : first + 3]:
+            assert bool(entry.file_meta.TransferSyntaxUID.is_encapsulated) is (syntax != "explicit")
+            for pixels, group in zip(entry.pixel_array, entry.PerFrameFunctionalGroupsSequence, strict=True):
+                place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+                index = int(np.linalg.norm(places[:, 0, 0] - place, axis=1).argmin())
+                assert np.array_equal(pixels, wanted[index])
+                met.add(index)
+            named = entry.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+            assert len(named) == int(entry.NumberOfFrames)
+        assert met == set(range(10))
+
+
+def test_a_map_of_which_a_part_is_missing_is_refused() -> None:
+    """A piece of a map says nothing of the rest of the label."""
+    made = replace(request(), profile=Profile(name="split", objects=("pm", "sr"), frames_max=4))
+    objects = compose(made).objects
+    with pytest.raises(Refused, match="a slice of one is missing"):
+        check.verify(made, [*objects[:1], *objects[2:]])
+
+
 def test_a_map_says_of_what_it_is_the_probability() -> None:
     """One map a label, each in a series of its own, since a viewer shows the last of a series."""
     first, second = maps()
@@ -137,7 +172,8 @@ FAULTS: dict[str, tuple[Callable[[Dataset], Any], str]] = {
         lambda e: setattr(_shared(e).RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0], "CodeValue", "%"),
         "does not say",
     ),
-    "of another label": (lambda e: setattr(e, "ContentDescription", "Probability of Nodule"), "one parametric map for each label"),
+    "of another label": (lambda e: setattr(e, "ContentDescription", "Probability of Nodule"), "does not say that it holds"),
+    "of no label": (lambda e: setattr(e, "ContentDescription", "Probability of Liver"), "a label without probabilities"),
     "another frame of reference": (lambda e: setattr(e, "FrameOfReferenceUID", "1.2.3"), "frame of reference"),
     "spacing swapped": (lambda e: setattr(_shared(e).PixelMeasuresSequence[0], "PixelSpacing", [0.9, 0.7]), "orientation or spacing"),
     "an image not referenced": (lambda e: e.ReferencedSeriesSequence[0].ReferencedInstanceSequence.pop(), "refer to the images"),

@@ -193,7 +193,7 @@ def overlapping(shape: tuple[int, int, int] = (10, 24, 32)) -> ComposeRequest:
 
 def test_one_binary_seg_holds_segments_that_overlap() -> None:
     """Every mask is whole, although they share voxels, and the SEG says that they overlap."""
-    request = asked(overlapping())
+    request = asked(overlapping(), seg_type="binary")
     (dataset,) = written(request)
     assert dataset.SegmentsOverlap == "YES"
     assert [item.SegmentLabel for item in dataset.SegmentSequence] == ["Left lung", "Right lung", "Lobe", "Nodule 1"]
@@ -218,6 +218,18 @@ def test_labelmaps_hold_no_two_segments_that_overlap() -> None:
     assert {dataset.SegmentsOverlap for dataset in datasets} == {"NO"}
     scan = Scan()
     assert np.array_equal(read_with_pydicom(datasets[2], 1, scan), scans.block(scan, (3, 6, 9), (6, 12, 18)))
+
+
+def test_binary_segs_hold_no_two_segments_that_overlap_unless_they_must() -> None:
+    """A viewer loses voxels of one that does: without a word of the profile each set is a SEG of its own, still BINARY."""
+    datasets = written(asked(overlapping()))
+    assert [dataset.SegmentationType for dataset in datasets] == ["BINARY"] * 3
+    assert {dataset.SegmentsOverlap for dataset in datasets} == {"NO"}
+    assert [[item.SegmentLabel for item in dataset.SegmentSequence] for dataset in datasets] == [
+        ["Left lung", "Nodule 1"],
+        ["Right lung"],
+        ["Lobe"],
+    ]
 
 
 def test_the_report_refers_to_the_seg_that_holds_each_segment() -> None:

@@ -146,7 +146,7 @@ def test_segments_that_overlap_must_be_said_to(monkeypatch: pytest.MonkeyPatch) 
     """A reader that is told of no overlap puts segments into one array, where one covers the other."""
     monkeypatch.setattr(seg, "_overlap", lambda *_: False)
     with pytest.raises(Refused, match="overlap, which it does not say"):
-        compose(asked(overlapping(), sr_form="text"))
+        compose(asked(overlapping(), seg_type="binary", sr_form="text"))
 
 
 def test_an_organ_lost_from_the_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def test_itk_stacks_slices_that_lie_unevenly(form: str, file: str, tmp_path: Pat
 
 def test_itk_finds_segments_that_overlap(tmp_path: Path) -> None:
     """Each mask is whole, although another covers a part of it."""
-    (path,) = files(asked(overlapping(), sr_form="text"), tmp_path)
+    (path,) = files(asked(overlapping(), seg_type="binary", sr_form="text"), tmp_path)
     run(require("segimage2itkimage"), "--inputDICOM", path, "--outputDirectory", tmp_path, "--outputType", "nrrd")
     scan = Scan()
     for number, corners in ((2, ((1, 4, 3), (8, 20, 20))), (3, ((3, 6, 9), (6, 12, 18))), (4, NODULE)):
