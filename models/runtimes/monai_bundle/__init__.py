@@ -22,7 +22,9 @@ class Options(BaseModel):
     """The card's [runtime.options].
 
     channels     label index -> channel of the network; a label that is not named has the channel of its index
-    left_out     channels that no label reports, background apart
+    values       label index -> value in the label map that a bundle makes by steps of its own, where values are not channels;
+                 then channels are not asked for
+    left_out     channels (with `values`, values) that no label reports, background apart
     keys         image key -> roles whose volumes are its channels, in this order; without it "image" has every role of the card
     orientation  where the z, y and x indices of the images grow that the bundle was trained on ("SAR" for NIfTI in canonical
                  order), or "as-stored"; needed where the bundle's preprocessing has no Orientationd
@@ -32,6 +34,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: dict[int, int] = Field(default_factory=dict)
+    values: dict[int, int] = Field(default_factory=dict)
     left_out: tuple[int, ...] = ()
     keys: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     orientation: str | None = Field(default=None, pattern=r"^([LRPASI]{3}|as-stored)$")
@@ -47,7 +50,10 @@ def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
         metadata = reading.parse(content["metadata"], files["metadata"].path)
         facts = reading.facts(metadata)
         config = {"_meta_": metadata, **reading.parse(content["inference"], files["inference"].path)}
-        labelled = outputs.channels(shelved.card, options.channels, options.left_out, facts.channel_def)
+        if options.values:
+            labelled = outputs.valued(shelved.card, options.values)
+        else:
+            labelled = outputs.channels(shelved.card, options.channels, options.left_out, facts.channel_def)
         keys = _keys(shelved.card, options)
         config = sections.overridden(config, options.overrides, device)
         script = weights.is_script(content["weights"])
@@ -60,7 +66,10 @@ def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
         network = weights.network(chain.parsed(kept, bound), content["weights"])
         shape = weights.probe(kept, bound, network, (1, facts.inputs, *inferring.window(made.inferer, facts.shape)))
         setup = bundle.Setup(card=shelved.card, chain=made, facts=facts, device=device, orientation=options.orientation)
-        read = bundle.prove(setup, shape, labelled)
+        found = bundle.prove(setup, shape)
+        read = outputs.reading(shelved.card, found, facts.outputs, labelled, options.left_out)
+        if bool(options.values) != (read.mapped and made.renumbers):
+            raise ValueError(bundle.VALUES if read.mapped and made.renumbers else "values is for a bundle that renumbers its label map")
     return bundle.Bundle(setup, network.to(device).eval(), read)
 
 

@@ -25,6 +25,10 @@ TRIAL = Grid(shape=(20, 28, 24), origin_mm=(-11.0, 23.0, 5.0), axes=((-1, 0, 0),
 TRIAL_PICTURE = Grid(
     shape=(1, 56, 48), origin_mm=(0, 0, 0), axes=((0, 0, 1), (0, 1, 0), (1, 0, 0)), spacing_mm=(1, 0.2, 0.2), space="image"
 )
+VALUES = (
+    "the bundle changes its label map by steps of its own after the cut, so its values need not be channels: "
+    "say values (label index -> value), or take those steps out by overrides (_disabled_ = true)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,8 +54,8 @@ class Setup:
         return transforms.turning(grid, self.orientation)
 
 
-def prove(setup: Setup, shape: tuple[int, ...], labelled: dict[int, int]) -> outputs.Reading:
-    """Run preprocessing, inferer and postprocessing on noise; give how the result is read. Raises ValueError for all that is wrong.
+def prove(setup: Setup, shape: tuple[int, ...]) -> torch.Tensor:
+    """Run preprocessing, inferer and postprocessing on noise; give the result. Raises ValueError for all that is wrong.
 
     shape  what the network makes of one window
     """
@@ -76,7 +80,7 @@ def prove(setup: Setup, shape: tuple[int, ...], labelled: dict[int, int]) -> out
         raise ValueError(f"the bundle fails on an image of noise: {chain.innermost(error)}") from None
     if spatial and (wrong := chain.on_grid(found, _turned(setup, grid))):
         raise ValueError(f"the bundle does not return to the source grid: {wrong}")
-    return outputs.reading(setup.card, found, facts.outputs, labelled)
+    return found
 
 
 def _tried(setup: Setup, grid: Grid, *, spatial: bool) -> torch.Tensor:

@@ -13,7 +13,14 @@ from monai.bundle.config_parser import ConfigParser
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import SimpleInferer
 from monai.transforms.compose import Compose
-from monai.transforms.post.dictionary import Activationsd, Invertd
+from monai.transforms.post.dictionary import (
+    Activationsd,
+    AsDiscreted,
+    FillHolesd,
+    Invertd,
+    KeepLargestConnectedComponentd,
+    RemoveSmallObjectsd,
+)
 from monai.transforms.spatial.array import Orientation, Spacing
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.transform import Randomizable
@@ -26,6 +33,9 @@ IMAGE, PRED = "image", "pred"
 """The keys under which MONAI's evaluators look for a network's input and put its output."""
 SMOOTH = (Activationsd, EnsureTyped, CastToTyped, ToDeviced)
 """What may come before a return to the source grid by linear interpolation: it leaves scores as graded as they were."""
+KEEPING = (*SMOOTH, AsDiscreted, Invertd, KeepLargestConnectedComponentd, FillHolesd, RemoveSmallObjectsd)
+SPATIAL = ("monai.transforms.spatial.", "monai.transforms.croppad.")
+"""These and KEEPING leave a label its number."""
 DEVIATION_MM = 0.01
 
 
@@ -61,6 +71,14 @@ class Chain:
     def returned(self, classes: int) -> int:
         """Tell how many channels of the result lie on the source grid at the same time."""
         return returning.at_once(_steps(self.postprocessing), classes, PRED)
+
+    @property
+    def renumbers(self) -> bool:
+        """Tell whether a step after the cut to the best class may give a label another number, or no such cut is known."""
+        steps = _steps(self.postprocessing)
+        cuts = [index for index, step in enumerate(steps) if isinstance(step, AsDiscreted) and any(step.argmax)]
+        after = steps[cuts[-1] + 1 :] if cuts else steps
+        return not cuts or any(not isinstance(step, KEEPING) and not type(step).__module__.startswith(SPATIAL) for step in after)
 
     @property
     def spacing_mm(self) -> tuple[float, ...] | None:

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from models import detector, segmenter, transforms
-from models.card import Card
+from models.card import Card, LabelPart
 from models.runtimes.monai_bundle import images
-from models.vocabulary import Finding, Grid, Prediction, Score
+from models.vocabulary import Broken, Finding, Grid, Prediction, Score
 
 TOLERANCE = 1e-3
 
@@ -22,14 +22,16 @@ TOLERANCE = 1e-3
 class Reading:
     """How a result is read.
 
-    channels  card index -> channel
-    mapped    whether the result is one map whose values are channels; else it has a channel a class
+    channels  card index -> channel; of a map its value
+    mapped    whether the result is one map of values; else it has a channel a class
+    known     what values a map may have
     graded    whether channels hold probabilities, not only 0 and 1
     sums      whether the channels of a voxel add up to 1, so that they exclude each other
     """
 
     channels: Mapping[int, int]
     mapped: bool
+    known: frozenset[int]
     graded: bool
     sums: bool
 
@@ -37,6 +39,8 @@ class Reading:
 def channels(card: Card, given: Mapping[int, int], left_out: tuple[int, ...], channel_def: Mapping[int, str]) -> dict[int, int]:
     """Find each label's channel: what the options say, else the channel with the label's index; raises ValueError on any mismatch."""
     names = {channel: _words(name) for channel, name in channel_def.items()}
+    if len(names) > 256:
+        raise ValueError(f"the network has {len(names)} channels; 256 can be read")
     found = {label.index: given.get(label.index, label.index) for label in card.output.labels}
     for label in card.output.labels:
         channel = found[label.index]
@@ -60,7 +64,15 @@ def _words(name: str) -> str:
     return " ".join(sorted(name.lower().replace("_", " ").replace("-", " ").split()))
 
 
-def reading(card: Card, found: torch.Tensor, outputs: int, labelled: dict[int, int]) -> Reading:
+def valued(card: Card, values: Mapping[int, int]) -> dict[int, int]:
+    """Take each label's value in a bundle's own label map from the options; raises ValueError unless every label has its own."""
+    indices = sorted(label.index for label in card.output.labels)
+    if sorted(values) != indices or len(set(values.values())) != len(indices) or not all(0 < value < 256 for value in values.values()):
+        raise ValueError(f"values must give each of the labels {indices} a value of its own from 1 to 255")
+    return dict(values)
+
+
+def reading(card: Card, found: torch.Tensor, outputs: int, labelled: dict[int, int], left_out: tuple[int, ...]) -> Reading:
     """Tell how a result of a trial is to be read; raises ValueError where it does not suit the card's output.kind."""
     values = found.detach().cpu().float()
     graded = bool((values != values.round()).any())
@@ -70,12 +82,17 @@ def reading(card: Card, found: torch.Tensor, outputs: int, labelled: dict[int, i
             f"postprocessing gives {values.shape[0]} channels where the network has {outputs}; a card can read one map or all channels"
         )
     if mapped and graded:
-        raise ValueError("postprocessing gives one channel of fractions; a label map has whole numbers")
+        raise ValueError(
+            "postprocessing gives one channel of fractions, a label map has whole numbers: "
+            "an Invertd after the cut must be nearest_interp = true, which overrides can set"
+        )
     if not mapped and (float(values.min()) < 0 or float(values.max()) > 1 + TOLERANCE):
         raise ValueError("postprocessing gives raw scores; it must end in probabilities (Activationsd) or in classes (AsDiscreted)")
-    read = Reading(
-        channels=labelled, mapped=mapped, graded=graded, sums=not mapped and bool((values.sum(dim=0) - 1).abs().max() < TOLERANCE)
-    )
+    known = frozenset({0, *labelled.values(), *left_out})
+    if mapped and (strange := sorted(set(np.unique(values.numpy()).astype(int).tolist()) - known)):
+        raise ValueError(f"the label map has the values {strange}, of which neither a label nor left_out tells")
+    sums = not mapped and bool((values.sum(dim=0) - 1).abs().max() < TOLERANCE)
+    read = Reading(channels=labelled, mapped=mapped, known=known, graded=graded, sums=sums)
     _suits(card, read, values)
     return read
 
@@ -89,7 +106,9 @@ def _suits(card: Card, read: Reading, values: torch.Tensor) -> None:
     if kind == "boxes":
         raise ValueError('this runtime gives no boxes; output.kind must be "labels", "masks" or "scores"')
     if kind == "scores" and not read.graded:
-        raise ValueError("a probability is needed of each label; leave AsDiscreted out of the bundle")
+        raise ValueError("a probability is needed of each label; overrides can set _disabled_ = true for the bundle's AsDiscreted")
+    if read.mapped and 0 in read.channels.values():
+        raise ValueError("the bundle makes a label map, and 0 is none in it: no label can be channel 0; say values")
     if kind == "labels" and not (read.mapped or read.sums or len(card.output.labels) == 1):
         raise ValueError('the channels do not exclude each other, so output.kind must be "masks"')
     if kind in {"labels", "masks"} and marks:
@@ -106,7 +125,7 @@ def prediction(card: Card, read: Reading, found: torch.Tensor, grid: Grid, varia
         return Prediction(grid=grid, labels=np.zeros(grid.shape, dtype=np.uint8), scores=scores, variant=variant)
     probabilities = {index: _steps(found[channel]) for index, channel in read.channels.items()} if read.graded else {}
     if card.output.kind == "masks":
-        masks = {label.index: _mask(card, read, found, label.index) for label in card.output.labels}
+        masks = _masks(card, read, found, grid)
         return Prediction(grid=grid, labels=np.zeros(grid.shape, dtype=np.uint8), masks=masks, probabilities=probabilities, variant=variant)
     labels = _labels(card, read, found)
     instances: detector.Instances | None = None
@@ -122,6 +141,22 @@ def _share(value: float) -> float:
     return min(1.0, max(0.0, value))
 
 
+def _values(read: Reading, found: torch.Tensor) -> NDArray[np.uint8]:
+    """Give a label map's values, plane by plane; raises Broken where one is not known."""
+    array = _array(found[0])
+    values = np.empty(array.shape, dtype=np.uint8)
+    counts = np.zeros(256, dtype=np.int64)
+    for index, plane in enumerate(array):
+        rounded = np.rint(plane).astype(np.int64)
+        if rounded.min() < 0 or rounded.max() > 255:
+            raise Broken("The bundle's label map has values beyond 0 to 255.")
+        counts += np.bincount(rounded.ravel(), minlength=256)
+        values[index] = rounded
+    if strange := sorted(set(np.flatnonzero(counts).tolist()) - read.known):
+        raise Broken(f"The bundle's label map has the values {strange}, which its card does not know.")
+    return values
+
+
 def _array(found: torch.Tensor) -> NDArray[Any]:
     return images.back(torch.as_tensor(found).detach().cpu().numpy())
 
@@ -130,28 +165,34 @@ def _steps(channel: torch.Tensor) -> NDArray[np.uint8]:
     return np.asarray(np.rint(_array(channel).clip(0, 1) * 255), dtype=np.uint8)
 
 
-def _mask(card: Card, read: Reading, found: torch.Tensor, index: int) -> NDArray[np.bool_]:
-    """Give the voxels of a label, none of them where they make less than its least volume."""
-    channel = read.channels[index]
-    threshold = card.label(index).threshold
-    inside = found[0].round() == channel if read.mapped else found[channel] >= (0.5 if threshold is None else threshold)
-    return np.asarray(_array(inside), dtype=bool)
+def _masks(card: Card, read: Reading, found: torch.Tensor, grid: Grid) -> dict[int, NDArray[np.bool_]]:
+    """Give the voxels of each label, none of them where they make less than its least volume."""
+    values = _values(read, found) if read.mapped else None
+    masks = {}
+    for label in card.output.labels:
+        channel = read.channels[label.index]
+        mask = _array(found[channel]) >= _threshold(label) if values is None else values == channel
+        big = np.count_nonzero(mask) * grid.voxel_mm3 / 1000 >= label.min_volume_ml
+        masks[label.index] = np.asarray(mask if big else np.zeros_like(mask), dtype=bool)
+    return masks
+
+
+def _threshold(label: LabelPart) -> float:
+    return 0.5 if label.threshold is None else label.threshold
 
 
 def _labels(card: Card, read: Reading, found: torch.Tensor) -> segmenter.Labels:
     """Give exclusive organs; voxels of findings stay 0."""
-    organs = {label.index for label in card.output.labels if label.kind == "organ"}
-    values = {channel: index for index, channel in read.channels.items() if index in organs}
+    table = np.zeros(256, dtype=np.uint8)
+    organs = [label for label in card.output.labels if label.kind == "organ"]
+    for label in organs:
+        table[read.channels[label.index]] = label.index
     if read.mapped or read.sums:
-        table = torch.zeros(256, dtype=torch.uint8)
-        for channel, index in values.items():
-            table[channel] = index
-        place = found[0].round().long() if read.mapped else found.argmax(dim=0)
-        return np.asarray(_array(table[place.cpu().clamp(0, 255)]), dtype=np.uint8)
+        exclusive: segmenter.Labels = table[_values(read, found) if read.mapped else _array(found.argmax(dim=0).to(torch.uint8))]
+        return exclusive
     labels = np.zeros(_array(found[0]).shape, dtype=np.uint8)
-    for channel, index in values.items():
-        threshold = card.label(index).threshold
-        labels[_array(found[channel]) >= (0.5 if threshold is None else threshold)] = index
+    for label in organs:
+        labels[_array(found[read.channels[label.index]]) >= _threshold(label)] = label.index
     return labels
 
 

@@ -22,7 +22,7 @@ REFERS = {"network": ("network", "network_def"), "inferer": ("inferer",), "postp
 LOOP_CHANGES = ("prepare_batch", "iteration_update")
 # Handlers of a bundle's evaluator that change no result.
 IDLE_HANDLERS = rules.words(
-    "CheckpointLoader StatsHandler GarbageCollector MetricsSaver TensorBoardStatsHandler TensorBoardImageHandler "
+    "CheckpointLoader StatsHandler ClassificationSaver GarbageCollector MetricsSaver TensorBoardStatsHandler TensorBoardImageHandler "
     "LogfileHandler MeanDice IgniteMetricHandler"
 )
 OUTSIDE = re.compile(r"^(/|~|[A-Za-z]:[\\/])|(^|[\\/])\.\.([\\/]|$)|://")

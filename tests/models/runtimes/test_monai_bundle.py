@@ -150,6 +150,32 @@ def test_postprocessing_is_honoured(tmp_path: Path, steps: list[dict[str, Any]])
     assert np.array_equal(labels, expected.argmax(axis=0) if len(expected) > 1 else expected[0])
 
 
+def test_a_bundle_that_numbers_its_map_itself_must_say_how(tmp_path: Path) -> None:
+    """A map made of sigmoid channels by a lambda, as for brain tumours, is read by the card's values, never as channels."""
+    volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
+    merge = "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, torch.where(x[[1]] > 0, 2, 0)))"
+    steps = [SIGMOID, INVERT, CUT, {"_target_": "Lambdad", "keys": "pred", "func": merge}]
+    inference = changed(INFERENCE, postprocessing__transforms=steps)
+    pred = {"num_channels": 3, "channel_def": {"0": "tumour core", "1": "whole tumour", "2": "enhancing"}}
+    folder = bundles.write(tmp_path, inference, metadata(network_data_format__outputs__pred=pred))
+    names = {1: "Necrosis", 2: "Oedema", 3: "Enhancing part"}
+    with pytest.raises(BadCard, match=r"the label map has the values \[4\]"):
+        registry.load(
+            bundles.card(folder, ("[runtime.options]", "[runtime.options]\nchannels = { 1 = 0, 2 = 1, 3 = 2 }"), labels=names), "cpu"
+        )
+    said = ("[runtime.options]", "[runtime.options]\nvalues = { 1 = 1, 2 = 2, 3 = 4 }")
+    labels = predict(bundles.card(folder, said, labels=names), volume).labels
+    expected = of_monai(folder, volume, inference)[0]
+    assert set(np.unique(expected)) == {0, 1, 2, 4}
+    assert np.array_equal(labels, np.where(expected == 4, 3, expected))
+    kept = (
+        "[runtime.options]",
+        '[runtime.options]\nchannels = { 1 = 0, 2 = 1, 3 = 2 }\noverrides = { "postprocessing::transforms::3::_disabled_" = true }',
+    )
+    masks = predict(bundles.card(folder, kept, MASKS, labels=names), volume).masks
+    assert np.array_equal(masks[3], expected == 4)
+
+
 def test_many_classes_return_a_few_at_a_time(tmp_path: Path) -> None:
     """Of more classes than return at once the labels are MONAI's own, and the steps after the cut are done."""
     volume, _ = scene(grid("sagittal", SHAPE, SPACING_MM))

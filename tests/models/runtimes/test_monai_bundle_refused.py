@@ -150,6 +150,16 @@ def test_a_target_that_is_no_component_is_refused(tmp_path: Path, target: str, r
         ({"handlers": [{"_target_": "PostProcessing", "transform": "@x"}]}, "handlers::0: the handler PostProcessing cannot be honoured"),
         ({"inferer__roi_size": [32, 32]}, "the inferer's window has 2 axes"),
         ({"postprocessing__transforms": [*STEPS[:1], *STEPS[2:]]}, "the bundle has no Invertd, so output.inverse must be"),
+        ({"postprocessing__transforms": [STEPS[0], STEPS[2], STEPS[1]]}, "one channel of fractions"),
+        (
+            {
+                "postprocessing__transforms": [
+                    *STEPS[:3],
+                    {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": [1, 2], "target_labels": [2, 1]},
+                ]
+            },
+            "so its values need not be channels: say values",
+        ),
         ({"postprocessing__transforms": [STEPS[1], STEPS[3]]}, "gives raw scores"),
         ({"postprocessing__transforms": [{**STEPS[0], "softmax": False, "sigmoid": True}, STEPS[1]]}, 'output.kind must be "masks"'),
         (
@@ -269,6 +279,8 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         ),
         ("[runtime.options]", "[runtime.options]\nsurprise = 1", "surprise"),
         ("[runtime.options]", "[runtime.options]\nchannels = { 7 = 1 }", r"channels names labels \[7\]"),
+        ("[runtime.options]", "[runtime.options]\nvalues = { 1 = 1, 2 = 2 }", "values is for a bundle that renumbers"),
+        ("[runtime.options]", "[runtime.options]\nvalues = { 1 = 1 }", r"each of the labels \[1, 2\] a value of its own"),
         ("[runtime.options]", "[runtime.options]\nchannels = { 1 = 2 }", "channel_def says 1 is First organ"),
         ("[runtime.options]", '[runtime.options]\nkeys = { image = ["mr"] }', "keys uses the roles mr, the card has ct"),
         ("[runtime.options]", '[runtime.options]\noverrides = { "inferers::overlap" = 0.1 }', "overrides: inferers::overlap is not in"),
