@@ -16,8 +16,11 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import decollate_batch, list_data_collate
 
+from models import registry
 from models.card import ShelvedCard, read
-from models.vocabulary import Grid, Volume
+from models.execution import Execution
+from models.vocabulary import Grid, Prediction, Volume
+from tests.models.grids import ball, middle_mm
 
 AIR, ONE, TWO = -900, 40, 300
 """Intensities of a scene in HU: outside, organ 1, organ 2."""
@@ -108,6 +111,12 @@ INFERENCE: dict[str, Any] = {
     "initialize": ["$monai.utils.set_determinism(seed=123)"],
     "run": ["$@evaluator.run()"],
 }
+SHAPE, SPACING_MM = (30, 44, 36), (2.0, 0.9, 1.2)
+STEPS = INFERENCE["postprocessing"]["transforms"]
+SOFTMAX, INVERT, ARGMAX, SAVE = STEPS
+SIGMOID = {"_target_": "Activationsd", "keys": "pred", "sigmoid": True}
+CUT = {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}
+MASKS = ('kind = "labels"', 'kind = "masks"')
 CARD = """
 schema_version = 1
 [model]
@@ -270,3 +279,27 @@ def organs(of: Grid, truth: Mapping[str, np.ndarray]) -> Volume:
         array[truth[name]] = value
     array += np.random.default_rng(3).integers(-60, 60, of.shape, dtype=np.int16)
     return Volume(array=array, grid=of, unit="HU", modality="CT")
+
+
+def scene(of: Grid) -> tuple[Volume, dict[str, np.ndarray]]:
+    """Draw two organs beside each other at places fixed in the patient."""
+    middle, along = np.array(middle_mm(of)), np.array(of.axes[1])
+    truth = {"one": ball(of, tuple(middle - 10 * along), 9.0), "two": ball(of, tuple(middle + 10 * along), 8.0)}
+    return organs(of, truth), truth
+
+
+def predict(shelved: ShelvedCard, *volumes: Volume, execution: Execution | None = None) -> Prediction:
+    """Load a model and run it on a volume a role, in the card's order."""
+    given = dict(zip((entry.role for entry in shelved.card.inputs), volumes, strict=True))
+    return registry.load(shelved, "cpu").predict(given, lambda _: None, execution or Execution())
+
+
+def of_monai(folder: Path, volume: Volume, inference: Mapping[str, Any]) -> np.ndarray:
+    """Give MONAI's own result of a volume's file, (channels, z, y, x)."""
+    found = reference(folder, {"image": str(nifti(folder / "image.nii", volume))}, inference)
+    return np.transpose(np.asarray(found), (0, 3, 2, 1))
+
+
+def metadata(**parts: Any) -> dict[str, Any]:
+    """Give the metadata with entries replaced."""
+    return changed(METADATA, **parts)
