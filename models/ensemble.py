@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -50,6 +50,10 @@ class Ensemble:
             self._marked += int(marked.sum())
             self._alike += int((marked & (every == every[0]).all(dim=0)).sum())
 
+    def swap(self, change: Callable[[Program, int], Program]) -> None:
+        """Change how each member runs, by its place."""
+        self._members = [change(member, place) for place, member in enumerate(self._members)]
+
     def begin(self) -> None:
         """Forget what was compared."""
         self._marked, self._alike, self._spread = 0, 0, 0.0
@@ -57,4 +61,9 @@ class Ensemble:
     def facts(self) -> dict[str, str]:
         """Say how many members there are, and how far they agreed since `begin`."""
         share = 1 - self._spread if self._heads.scores else self._alike / self._marked if self._marked else 1.0
-        return {"members": str(len(self._members)), "agreement": f"{share:.3f}"}
+        engines = {member.facts["engine"] for member in self._members if "engine" in member.facts}
+        return {
+            "members": str(len(self._members)),
+            "agreement": f"{share:.3f}",
+            **({"engine": ", ".join(sorted(engines))} if engines else {}),
+        }

@@ -46,7 +46,11 @@ class Pipeline:
     """A card's networks, warm on their device."""
 
     def __init__(self, shelved: ShelvedCard, loaded: Sequence[stages.Loaded], both: cascade.Cascade[Any] | None) -> None:
-        self._card, self._loaded, self._both = shelved.card, tuple(loaded), both
+        self._card, self._loaded, self._both, self._key = shelved.card, tuple(loaded), both, shelved.digest
+
+    def accelerate(self) -> None:
+        """Let each network run by what is fastest on this processor with the same results (models.acceleration)."""
+        self._loaded = tuple(stages.accelerated(loaded, f"{self._key} {place}") for place, loaded in enumerate(self._loaded))
 
     def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
         """Estimate the larger of the stages."""
@@ -63,7 +67,9 @@ class Pipeline:
             prediction, more = cascade.predict(self._loaded, self._both, volumes, (progress, execution))
         progress(1.0)
         for which, loaded in zip(("first ", "second ") if self._both else ("",), self._loaded, strict=True):
-            more |= {which + name: fact for name, fact in loaded.ensemble.facts().items()} if loaded.ensemble else {}
+            told = loaded.ensemble.facts() if loaded.ensemble else {}
+            told |= {name: fact for name, fact in loaded.program.facts.items() if name == "engine"}
+            more |= {which + name: fact for name, fact in told.items()}
         whole = bool(last.stage.scores or last.stage.rows)  # these run outside of the windows, in single precision
         place = {"device": torch.device(last.program.device).type, **execution.facts(), **({"precision": "float32"} if whole else {})}
         return replace(prediction, variant={**place, **last.program.facts, **more})

@@ -21,6 +21,7 @@ class Program:
     facts   what made it, for Prediction.variant
     proved  that it fits its card was shown already, without running it
     window_bytes  what one window takes on its way through; 0: not known
+    module  the network itself, of which another library may make a faster run (models.acceleration); None: not to be had
     """
 
     run: Run
@@ -29,6 +30,7 @@ class Program:
     facts: Mapping[str, str]
     proved: bool = False
     window_bytes: int = 0
+    module: torch.nn.Module | None = None
 
     def __call__(self, windows: torch.Tensor) -> Outputs:
         """Run windows, one by one where it must be."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pydantic import field_validator
 
-from models import boxes, outcome, preparation, program, registry, windows
+from models import acceleration, boxes, outcome, preparation, program, registry, windows
 from models.card import Card, ShelvedCard
 from models.ensemble import Ensemble
 from models.execution import Execution, Need
@@ -110,6 +110,25 @@ def open_stage(card: Card, stage: Stage, members: Sequence[Mapping[str, bytes]],
         return Loaded(card=card, stage=stage, program=programs[0], ensemble=None, activated=activated)
     ensemble = Ensemble(programs, stage, activated=activated)
     return Loaded(card=card, stage=stage, program=replace(programs[0], run=ensemble, single=False), ensemble=ensemble, activated=True)
+
+
+def accelerated(loaded: Loaded, key: str) -> Loaded:
+    """Let a stage's networks run by what is fastest here with the same results; those that see no fixed window stay."""
+    stage = loaded.stage
+    if stage.rows or stage.multiple_of is not None:
+        return loaded
+    shape = (1, len(loaded.card.inputs), *stage.probe)
+
+    def activate(scores: torch.Tensor) -> torch.Tensor:
+        return scores if stage.outputs == "probabilities" else outcome.activate(stage, scores)
+
+    def swap(found: program.Program, place: int) -> program.Program:
+        return acceleration.fastest(acceleration.Network(key=f"{key} {place}", program=found, shape=shape, activate=activate))
+
+    if loaded.ensemble is None:
+        return replace(loaded, program=swap(loaded.program, 0))
+    loaded.ensemble.swap(swap)
+    return loaded
 
 
 def prove(stage: Stage, found: program.Program, roles: int) -> None:

@@ -33,4 +33,6 @@ def program(asked: stages.Asked) -> Program:
     stages.prove(stage, Program(run=lambda windows: outputs_of(hollow(windows)), device="meta", facts=facts), asked.roles)
     network.fill(built, next(iter(asked.files.values())))
     taken = network.forward_bytes(hollow, stage.probe, asked.roles)
-    return Program(run=lambda windows: outputs_of(built(windows)), device=asked.device, facts=facts, proved=True, window_bytes=taken)
+    return Program(
+        run=lambda windows: outputs_of(built(windows)), device=asked.device, facts=facts, proved=True, window_bytes=taken, module=built
+    )

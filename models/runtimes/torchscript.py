@@ -27,6 +27,7 @@ def program(asked: stages.Asked) -> Program:
         run=lambda windows: outputs_of(module(windows)),
         device=asked.device,
         facts={"runtime": "torchscript", "torch": str(torch.__version__)},
+        module=module,
     )
 
 

@@ -1,0 +1,92 @@
+"""Acceleration: OpenVINO runs what it runs alike and faster, and everything else stays with torch and says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import acceleration, registry
+from models.program import Program, outputs_of
+from models.vocabulary import Volume
+from tests.models.cards import lines
+from tests.models.grids import grid
+
+pytest.importorskip("openvino", reason="the extra openvino is not installed")
+
+
+class Net(torch.nn.Module):
+    """A convolution; what it gives in a trace can be told apart."""
+
+    def __init__(self, *, shifted: float = 0.0, known: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.shifted, self.known = torch.nn.Conv3d(1, 3, 3, padding=1), shifted, known
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        """Give three channels."""
+        result: torch.Tensor = self.layer(seen)
+        if not torch.jit.is_tracing():
+            return result
+        return result + self.shifted if self.known else torch.fft.fftn(result).real.cumprod(0).logdet()
+
+
+def network(module: torch.nn.Module, key: str) -> acceleration.Network:
+    """Give the network as a stage does."""
+    run = Program(run=lambda windows: outputs_of(module(windows)), device="cpu", facts={"runtime": "test"}, module=module)
+    return acceleration.Network(key=key, program=run, shape=(1, 1, 16, 16, 16), activate=lambda scores: torch.softmax(scores, dim=1))
+
+
+def test_the_same_probabilities_come_out() -> None:
+    """A converted network gives torch's probabilities, in batches of any size, and its facts name it."""
+    asked = network(Net(), "same")
+    found = acceleration._converted(asked)
+    assert acceleration._differs(asked, found) == ""
+    seen = torch.rand(3, 1, 16, 16, 16)
+    with torch.inference_mode():
+        assert torch.allclose(found(seen)[0], asked.program(seen)[0], atol=1e-4)
+    assert found.facts["engine"].startswith("openvino ")
+    assert found.facts["runtime"] == "test"
+
+
+def test_other_results_stay_with_torch() -> None:
+    """A conversion that gives anything else is not taken, the reason is told, and the next load asks no more."""
+    asked = network(Net(shifted=torch.tensor([0.0, 0.3, 0.0]).view(1, 3, 1, 1, 1)), "other")  # type: ignore[arg-type]
+    for _ in range(2):
+        found = acceleration.fastest(asked)
+        assert found.run is asked.program.run
+        assert found.facts["engine"] == "torch; openvino gives other probabilities"
+    assert ("other", torch.get_num_threads()) in acceleration._refused
+
+
+def test_what_cannot_be_converted_stays_with_torch() -> None:
+    """A network that OpenVINO does not know is no error."""
+    found = acceleration.fastest(network(Net(known=False), "unknown"))
+    assert found.facts["engine"].startswith("torch; openvino not converted: ")
+
+
+def test_a_network_without_a_module_stays_with_torch() -> None:
+    """Where the file gives nothing to convert, nothing is tried."""
+    bare = Program(run=lambda windows: (windows,), device="cpu", facts={})
+    asked = acceleration.Network(key="bare", program=bare, shape=(1, 1, 8, 8, 8), activate=lambda scores: scores)
+    assert acceleration.fastest(asked).facts["engine"] == "torch; openvino does not run this model"
+
+
+def test_an_accelerated_model_gives_the_same_prediction(tmp_path: Path) -> None:
+    """Whatever was chosen, labels and findings are torch's, and the variant says which library ran."""
+    model = registry.load(lines(tmp_path), "cpu")
+    source = grid("axial", (20, 60, 60), (2.0, 1.2, 1.2))
+    array = np.full(source.shape, -300, dtype=np.int16)
+    array[4:12, 20:50, 20:50] = 170
+    array[6:10, 30:38, 30:38] = 400
+    volumes = {"ct": Volume(array=array, grid=source, unit="HU", modality="CT")}
+    plain = model.predict(volumes, lambda _: None)
+    acceleration.accelerate(model)
+    other = model.predict(volumes, lambda _: None)
+    assert "engine" not in plain.variant
+    assert other.variant["engine"].startswith(("openvino ", "torch; openvino "))
+    assert np.array_equal(plain.labels, other.labels)
+    assert [finding.box for finding in plain.findings] == [finding.box for finding in other.findings]
+    assert len(plain.findings) == 1
