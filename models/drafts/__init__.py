@@ -144,31 +144,38 @@ LABEL = (
 )
 
 
-_SIZES = ("runtime.options.size", "runtime.options.multiple_of")
+_OPTIONS = "runtime.options"
+_BOTH = f"{_OPTIONS}.first"  # of two networks, each has all these keys for itself
 WINDOWED = (
     Missing(
-        key="runtime.options.spacing_mm",
+        key=f"{_OPTIONS}.spacing_mm",
         what="[z, y, x], 0 where the images' own is kept: [1.5, 1.5, 1.5]",
         why="the network has learnt at this spacing",
-        instead=("runtime.options.size",),
+        instead=(f"{_OPTIONS}.size", _BOTH),
     ),
     Missing(
-        key="runtime.options.orientation",
+        key=f"{_OPTIONS}.orientation",
         what='where z, y and x indices grow, as three of L R P A S I: "SPL"',
         why="the network has learnt in this orientation",
+        instead=(_BOTH,),
     ),
     Missing(
-        key="runtime.options.intensity",
-        what="the input values that become 0 and 1: { low = -1000.0, high = 400.0 }",
+        key=f"{_OPTIONS}.intensity",
+        what='the input values that become 0 and 1: { low = -1000.0, high = 400.0 }; or { form = "z-score" } and others',
         why="the network has learnt on such values",
+        instead=(_BOTH,),
     ),
-    Missing(key="runtime.options.window", what="[z, y, x] voxels: [96, 96, 96]", why="how much it sees at once", instead=_SIZES),
-    Missing(key="runtime.options.overlap", what="of neighbouring windows, 0 to 1: 0.25", why="seams against time", instead=_SIZES),
     Missing(
-        key="runtime.options.organ_channels",
-        what="of one softmax, none first, then the organ labels in order: [0, 1]",
+        key=f"{_OPTIONS}.window",
+        what="[z, y, x] voxels: [96, 96, 96]; or size, or multiple_of",
+        why="how much it sees at once",
+        instead=(f"{_OPTIONS}.size", f"{_OPTIONS}.multiple_of", _BOTH),
+    ),
+    Missing(
+        key=f"{_OPTIONS}.organ_channels",
+        what="of one softmax, none first, then the organ labels in order: [0, 1]; or mask_channels, findings, centres, rows, scores",
         why="which channel means which label",
-        instead=tuple(f"runtime.options.{key}" for key in ("mask_channels", "findings", "centres", "rows", "scores")),
+        instead=(*(f"{_OPTIONS}.{key}" for key in ("mask_channels", "findings", "centres", "rows", "scores")), _BOTH),
     ),
 )
 """What a network alone does not tell: how its input is made, and what its channels mean."""

@@ -41,7 +41,7 @@ def test_from_a_checkpoint_to_the_shelf(site: Path) -> None:
     assert "overread models check net" in added.out
     lacking = overread("models", "show", "net", "--json", *config)
     assert (lacking.code, "model.licence" in json.loads(lacking.out)["missing"]) == (1, True)
-    assert "17 keys to fill in" in overread("models", "list", *config).out
+    assert "16 keys to fill in" in overread("models", "list", *config).out
     early = overread("models", "check", "net", *config)
     assert (early.code, early.out) == (2, "")
     assert "not filled in: model.version" in early.error
