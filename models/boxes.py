@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy import ndimage
 from torch.nn import functional
 
 from models import transforms
@@ -62,8 +63,7 @@ def suppress(candidates: Sequence[Candidate], spacing_mm: Triple, rule: Suppress
     there are more than MOST.
     Example: boxes of 10 x 10 x 10 voxels of 5 x 1 x 1 mm, moved by two slices: centres 10 mm apart, 8 / 12 of the union shared.
     """
-    if len(candidates) > MOST:
-        raise Unfit(f"The model marks {len(candidates)} places, far more than can be looked at. Is this the kind of image it was made for?")
+    _bearable(len(candidates))
     order = sorted(candidates, key=lambda entry: (-entry.score, entry.low, entry.high, entry.label))
     scale = np.array(spacing_mm)
     lows, highs = (np.array([getattr(entry, side) for entry in order]).reshape(-1, 3) * scale for side in ("low", "high"))
@@ -109,23 +109,43 @@ class Centres(BaseModel):
     def decode(self, scores: torch.Tensor, spacing_mm: Triple, wanted: Sequence[tuple[int, float]]) -> list[Candidate]:
         """Give the boxes around the peaks of (channels, *model shape); the heat has been through its sigmoid, sizes have not.
 
-        wanted  (label, threshold) for each heat map. A peak is a voxel that no neighbour exceeds; of a flat top several remain,
-                for `suppress` to thin out. A size that is no positive number is that of one voxel.
+        wanted  (label, threshold) for each heat map. A size that is not above 0 is that of one voxel. Raises Unfit.
         """
         found = []
         for channel, (label, threshold) in zip(self.channels, wanted, strict=True):
             heat = scores[channel]
-            kernel = [1 if count == 1 else 3 for count in heat.shape]
-            top = functional.max_pool3d(heat[None, None], kernel, 1, [each // 2 for each in kernel])[0, 0]
-            for place in torch.nonzero((heat >= threshold) & (heat == top)).tolist():
+            for place in _peaks(heat, threshold):
                 z, y, x = place
-                sizes = [float(scores[index, z, y, x]) for index in self.size_channels]
+                sizes = scores[list(self.size_channels), z, y, x].tolist()
                 sizes_mm = [*([0.0] * (3 - len(sizes))), *sizes]
-                wide = [size / step if size > 0 and math.isfinite(size) else 1.0 for size, step in zip(sizes_mm, spacing_mm, strict=True)]
+                wide = [size / step if size > 0 else 1.0 for size, step in zip(sizes_mm, spacing_mm, strict=True)]
                 low, high = ([at + 0.5 + way * each / 2 for at, each in zip(place, wide, strict=True)] for way in (-1, 1))
                 score = min(1.0, float(heat[z, y, x]))
                 found.append(Candidate(label=label, score=score, low=(low[0], low[1], low[2]), high=(high[0], high[1], high[2])))
         return found
+
+
+def _peaks(heat: torch.Tensor, threshold: float) -> list[list[int]]:
+    """Give the voxels that no neighbour exceeds, one for each flat top: the one nearest to its middle. Raises Unfit beyond MOST.
+
+    A sigmoid that is sure gives 1.0 to many voxels side by side; they are one peak.
+    """
+    kernel = [1 if count == 1 else 3 for count in heat.shape]
+    top = functional.max_pool3d(heat[None, None], kernel, 1, [each // 2 for each in kernel])[0, 0]
+    flat = ((heat >= threshold) & (heat == top)).cpu().numpy()
+    parts, count = ndimage.label(flat, structure=np.ones((3, 3, 3)))
+    _bearable(count)
+    places = []
+    for number, where in enumerate(ndimage.find_objects(parts), start=1):
+        voxels = np.argwhere(parts[where] == number)
+        middle = voxels[np.linalg.norm(voxels - voxels.mean(axis=0), axis=1).argmin()]
+        places.append([int(at) + side.start for at, side in zip(middle, where, strict=True)])
+    return places
+
+
+def _bearable(count: int) -> None:
+    if count > MOST:
+        raise Unfit(f"The model marks {count} places, far more than can be looked at. Is this the kind of image it was made for?")
 
 
 class Rows(BaseModel):

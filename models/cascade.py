@@ -90,13 +90,15 @@ class _Canvas:
             whole = self.levels.setdefault(index, np.zeros(self.labels.shape, dtype=np.uint8))
             np.maximum(whole[where], levels, out=whole[where])
 
-    def mark(self, finding: Finding, voxels: NDArray[np.bool_], where: tuple[slice, ...]) -> None:
-        """Add a finding; voxels that a better one has stay that one's, and one without any left is the same lesion again."""
+    def mark(self, finding: Finding, voxels: NDArray[np.bool_], where: tuple[slice, ...]) -> bool:
+        """Add a finding, unless better ones have half of its voxels: then it is one of them again. Tell whether it was added."""
         free = voxels & (self.instances[where] == 0)
-        if free.any() and len(self.findings) < np.iinfo(np.uint16).max:
+        added = 2 * int(free.sum()) > int(voxels.sum()) and len(self.findings) < np.iinfo(np.uint16).max
+        if added:
             self.findings.append(replace(finding, number=len(self.findings) + 1))
             self.instances[where][free] = len(self.findings)
             self.labels[where][free] = 0
+        return added
 
 
 def predict(
@@ -114,7 +116,7 @@ def predict(
     canvas = _Canvas(
         labels=np.zeros(grid.shape, dtype=np.uint8), instances=np.zeros(grid.shape, dtype=np.uint16), masks={}, levels={}, findings=[]
     )
-    unconfirmed = 0
+    unconfirmed = merged = 0
     for number, proposal in enumerate(proposed, start=1):
         where = _around(proposal.box, grid, both.margin_mm)
         part = stages.run(second, cut(volumes, grid, where), lambda _: None, execution)
@@ -128,9 +130,9 @@ def predict(
         if not voxels.any():
             unconfirmed += 1
             voxels = _inside(proposal.box, where) if both.unconfirmed == "keep" else voxels
-        canvas.mark(proposal, voxels, where)
+        merged += bool(voxels.any()) and not canvas.mark(proposal, voxels, where)
     instances, findings = outcome.renumbered(canvas.instances, canvas.findings)
-    told = {} if both.locates else {"proposals": str(len(proposed)), "unconfirmed": str(unconfirmed)}
+    told = {} if both.locates else {"proposals": str(len(proposed)), "unconfirmed": str(unconfirmed), "merged": str(merged)}
     marks = instances if second.card.finds else None
     drawn = Prediction(grid=grid, labels=canvas.labels, instances=marks, findings=findings, masks=canvas.masks, probabilities=canvas.levels)
     return drawn, told

@@ -119,7 +119,8 @@ Intensity = Annotated[
     | Annotated[Unchanged, Tag("unchanged")],
     Discriminator(_form),
 ]
-"""A table without `form` is a window. `apply(values, seen)` takes float32 of any shape and which voxels were scanned."""
+"""A table without `form` is a window. `apply(values, seen)` takes float32 of any shape, which it may change in place, and which
+voxels were scanned."""
 
 
 def _percentile(values: torch.Tensor, percent: float) -> float:

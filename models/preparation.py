@@ -149,7 +149,6 @@ def prepare(volumes: Mapping[str, Volume], card: Card, preparation: Preparation,
         if volume.modality == "CT" and volume.unit != "HU":
             raise Unfit("The CT's values are not Hounsfield units.")
         special = preparation.roles.get(entry.role, Role())
-        background = float(volume.array.min()) if special.background is None else special.background
         if volume.grid == reference.grid:
             values = transforms.to_model(volume.array, plan, device)
             seen = torch.ones_like(values, dtype=torch.bool)
@@ -157,7 +156,8 @@ def prepare(volumes: Mapping[str, Volume], card: Card, preparation: Preparation,
             raise Unfit("The images of this model's inputs cannot be laid over each other: they are different pictures.")
         else:
             values, seen = transforms.onto(volume.array, volume.grid, plan.model, device)
-            values = torch.where(seen, values, torch.full_like(values, background))
+            background = float(volume.array.min()) if special.background is None else special.background
+            values = values.masked_fill_(~seen, background)
         if not bool(seen.any()):
             raise Unfit(f"The images for {entry.role} show no part of what those for {card.reference_role} show.")
         channels.append((special.intensity or preparation.intensity).apply(values, seen))

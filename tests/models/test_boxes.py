@@ -128,11 +128,22 @@ def test_a_peak_without_a_size_is_a_point() -> None:
     """Without size channels, or with a size that is none, a peak marks one voxel; below the threshold none."""
     scores = torch.zeros(4, 5, 6, 7)
     scores[0, 2, 3, 4], scores[0, 4, 1, 1] = 0.8, 0.4
-    scores[1:, 2, 3, 4] = torch.tensor([float("nan"), -3.0, 4.0])
+    scores[1:, 2, 3, 4] = torch.tensor([0.0, -3.0, 4.0])
     (point,) = Centres(channels=(0,)).decode(scores, (2.0, 1.0, 1.0), [(9, 0.5)])
     assert (point.low, point.high, round(point.score, 6)) == ((2, 3, 4), (3, 4, 5), 0.8)
     (sized,) = Centres(channels=(0,), size_channels=(1, 2, 3)).decode(scores, (2.0, 1.0, 1.0), [(9, 0.5)])
     assert (sized.low, sized.high) == ((2, 3, 2.5), (3, 4, 6.5))
+
+
+def test_a_flat_top_is_one_peak() -> None:
+    """Where a network is sure many voxels have 1.0 side by side: the one in the middle is told, once."""
+    scores = torch.zeros(1, 9, 9, 9)
+    scores[0, 2:5, 3:6, 1:6] = 1.0
+    scores[0, 7, 7, 7] = 0.9
+    found = Centres(channels=(0,)).decode(scores, (1.0, 1.0, 1.0), [(9, 0.5)])
+    assert [(entry.low, round(entry.score, 6)) for entry in found] == [((3, 4, 3), 1.0), ((7, 7, 7), 0.9)]
+    flat = Centres(channels=(0,)).decode(torch.ones(1, 1, 5, 5), (1.0, 1.0, 1.0), [(9, 0.5)])
+    assert [entry.low for entry in flat] == [(0, 2, 2)]
 
 
 @pytest.mark.parametrize("raw", [{}, {"overlap": 0.3, "distance_mm": 4}, {"overlap": 1.5}, {"distance_mm": 0}])

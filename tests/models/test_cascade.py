@@ -89,6 +89,23 @@ def test_a_proposal_of_which_nothing_is_drawn_is_kept_or_dropped_as_the_card_say
     assert (prediction.instances[big] > 0).mean() > 0.5
 
 
+def test_two_proposals_of_one_lesion_are_one_finding(tmp_path: Path) -> None:
+    """A coarse detector splits what the second network draws whole: it is told once, with the better score, and counted."""
+    one, two = ball(OF, at(OF, 0, -9, 0), 5.0), ball(OF, at(OF, 0, 9, 0), 5.0)
+    bridge = ball(OF, middle_mm(OF), 6.0) & ~one & ~two
+    shown = volume(OF, 1.0 * one + 0.9 * two + 0.3 * bridge)
+    prediction = predict(
+        tmp_path,
+        shown,
+        DETECTOR.replace("extent = 0.3", "extent = 0.5").replace("margin_mm = 8.0", "margin_mm = 25.0"),
+        drawer=Lines((40.0, -6.0)),
+    )
+    assert (prediction.variant["proposals"], prediction.variant["merged"]) == ("2", "1")
+    assert len(prediction.findings) == 1
+    assert prediction.instances is not None
+    assert (prediction.instances[one | two] == 1).mean() > 0.95
+
+
 def test_nothing_proposed_is_an_answer(tmp_path: Path) -> None:
     """No place is found: no finding, an empty map, and the second network has not run."""
     prediction = predict(tmp_path, volume(OF, np.zeros(OF.shape)))
