@@ -60,7 +60,8 @@ def agree(card: Card, stages: Sequence[stage.Stage], orientation: str, values: t
 def channels(card: Card, volumes: Mapping[str, Volume], orientation: str) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], Grid]:
     """Stack the card's inputs in their order as channels (c, z, y, x), turned as the training's images lay, with their grid.
 
-    Raises Unfit where the inputs do not share one grid.
+    A channel on other voxels than the reference is interpolated onto them through the patient; where it does not reach it is 0.
+    Raises Unfit for a CT without Hounsfield units, and for a channel that has nothing in common with the reference.
     """
     reference = volumes[card.reference_role]
     turning = None if orientation == "as-stored" else transforms.turning(reference.grid, orientation)
@@ -69,15 +70,19 @@ def channels(card: Card, volumes: Mapping[str, Volume], orientation: str) -> tup
         volume = volumes[entry.role]
         if volume.modality == "CT" and volume.unit != "HU":
             raise Unfit("The CT's values are not Hounsfield units.")
-        if not _same(volume.grid, reference.grid):
-            raise Unfit(f"The series of {entry.role} and {card.reference_role} do not lie on the same voxels, which this model needs.")
-        parts.append(volume.array if turning is None else turning.turn(volume.array))
+        array = volume.array
+        if not same(volume.grid, reference.grid):
+            values, seen = transforms.onto(volume.array, volume.grid, reference.grid, "cpu")
+            if not bool(seen.any()):
+                raise Unfit(f"The series of {entry.role} shows no part of what the series of {card.reference_role} shows.")
+            array = (values * seen).numpy()
+        parts.append(array if turning is None else turning.turn(array))
     return np.stack([np.asarray(part, dtype=np.float32) for part in parts]), reference.grid if turning is None else turning.turned(
         reference.grid
     )
 
 
-def _same(one: Grid, other: Grid) -> bool:
+def same(one: Grid, other: Grid) -> bool:
     """Tell whether two grids place every voxel alike, within a hundredth of a millimetre at the far corner."""
     corners = np.array([[0, 0, 0], [size - 1 for size in one.shape]], dtype=float)
     return one.shape == other.shape and bool(np.abs(one.to_world_mm(corners) - other.to_world_mm(corners)).max() < 0.01)
@@ -102,7 +107,9 @@ class NnUNet:
         found = stage.labels(self._stages, image, grid.spacing_mm, execution, lambda part: progress(0.02 + 0.96 * part))
         source = volumes[self._card.reference_role].grid
         progress(1.0)
-        return Prediction(grid=source, labels=back(found, source, self._options.orientation), variant=variant(self._stages, execution))
+        moved = [role for role, volume in sorted(volumes.items()) if not same(volume.grid, source)]
+        said = variant(self._stages, execution) | ({"interpolated": " ".join(moved)} if moved else {})
+        return Prediction(grid=source, labels=back(found, source, self._options.orientation), variant=said)
 
 
 def turned(grid: Grid, orientation: str) -> Grid:

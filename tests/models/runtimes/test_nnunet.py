@@ -295,13 +295,34 @@ def test_a_folder_without_folds_or_with_half_a_file_cannot_be_drafted(tmp_path: 
         drafts.inspect(path)
 
 
-def test_channels_on_other_voxels_are_unfit(tmp_path: Path) -> None:
-    """Two series that do not share their voxels are not laid over each other blindly."""
+def test_channels_on_other_voxels_are_laid_over_the_reference(tmp_path: Path) -> None:
+    """A second series that begins some whole voxels elsewhere is moved over the first by its place in the patient, 0 where it ends."""
+    training, of = CASES["two channels, normalised where they are not 0"]
+    path = train(training, tmp_path)
+    array = image(2, of)
+    model = registry.load(adopt(path, tmp_path / "card"), "cpu")
+    given = volumes(training, array, of)
+    along = of.origin_mm[1] + 4 * of.spacing_mm[1]
+    given["flair"] = replace(
+        given["flair"],
+        array=array[1][:, 4:-2],
+        grid=replace(of, shape=(of.shape[0], of.shape[1] - 6, of.shape[2]), origin_mm=(of.origin_mm[0], along, of.origin_mm[2])),
+    )
+    seen = array.copy()
+    seen[1, :, :4], seen[1, :, -2:] = 0, 0
+    prediction = model.predict(given, lambda _: None)
+    expected = reference(path, seen, of.spacing_mm)
+    assert np.mean(prediction.labels != expected) < 1e-3  # interpolation at whole voxels rounds in single precision
+    assert prediction.variant["interpolated"] == "flair"
+
+
+def test_a_channel_of_another_place_is_unfit(tmp_path: Path) -> None:
+    """A second series that shows nothing of what the first shows is refused."""
     training, of = CASES["two channels, normalised where they are not 0"]
     model = registry.load(adopt(train(training, tmp_path), tmp_path / "card"), "cpu")
     given = volumes(training, image(2, of), of)
-    given["flair"] = replace(given["flair"], grid=replace(of, origin_mm=(of.origin_mm[0] + 1, *of.origin_mm[1:])))
-    with pytest.raises(Unfit, match="flair and t1 do not lie on the same voxels"):
+    given["flair"] = replace(given["flair"], grid=replace(of, origin_mm=(of.origin_mm[0] + 500, *of.origin_mm[1:])))
+    with pytest.raises(Unfit, match="flair shows no part"):
         model.predict(given, lambda _: None)
 
 
