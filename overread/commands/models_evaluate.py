@@ -9,13 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models import registry
 from node.errors import Misconfigured, Refused
 from node.settings import Settings
 from overread.commands import models
 from overread.evaluation import cases, figures, plots, reading, report
 from overread.evaluation.reading import Outcome, Study
-from workers import gpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +30,6 @@ class Wish:
 def main(settings: Settings, wish: Wish, *, as_json: bool) -> int:
     """Evaluate, write and print; 1 where a case was left out and that was not asked for. Raises BadCard, Misconfigured."""
     shelved = models.find(settings, wish.name, wish.directory)
-    registry.load(shelved, gpu.devices(settings.workers.devices)[0])
     folders = cases.find(wish.data)
     out = wish.out or Path(f"evaluation-{wish.name}")
     out.mkdir(parents=True, exist_ok=True)

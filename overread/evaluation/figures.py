@@ -51,10 +51,19 @@ class SizeFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KindFigures:
+    """Sensitivity at the operating point for lesions of one kind, as the truth calls it."""
+
+    kind: str
+    lesions: int
+    sensitivity: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FindingFigures:
     """Marks against lesions over all scans.
 
-    threshold   the card's: the operating point, at which `sensitivity`, `false_marks` a scan and `sizes` are told
+    threshold   the card's: the operating point, at which `sensitivity`, `false_marks` a scan, `sizes` and `kinds` are told
     at_rates    sensitivity at RATES false marks a scan; `score` is their mean (LUNA16)
     reaches     false marks a scan at the lowest score that there is: beyond it the curve is flat because the model says no more
     """
@@ -65,6 +74,7 @@ class FindingFigures:
     sensitivity: Interval
     false_marks: Interval
     sizes: tuple[SizeFigures, ...]
+    kinds: tuple[KindFigures, ...]
     at_rates: tuple[Interval, ...]
     score: Interval
     reaches: float
@@ -121,6 +131,7 @@ def of_findings(card: Card, outcomes: Sequence[Outcome]) -> FindingFigures | Non
         sensitivity=operating[0],
         false_marks=operating[1],
         sizes=tuple(_size(readings, threshold, edges) for edges in there),
+        kinds=tuple(_kind(readings, threshold, kind) for kind in sorted({lesion.kind for lesion in lesions} - {""})),
         at_rates=at_rates[: len(RATES)],
         score=at_rates[-1],
         reaches=froc.false_rate(readings, 0.0),
@@ -128,9 +139,16 @@ def of_findings(card: Card, outcomes: Sequence[Outcome]) -> FindingFigures | Non
 
 
 def _size(readings: Sequence[Reading], threshold: float, edges: tuple[float, float]) -> SizeFigures:
-    def within(lesion: Scored) -> bool:
-        return edges[0] <= lesion.size_mm < edges[1]
-
-    (found,) = interval.bootstrap(readings, lambda drawn: froc.sensitivity(drawn, threshold, within))
-    count = sum(within(lesion) for reading in readings for lesion in reading.lesions)
+    found, count = _of(readings, threshold, lambda lesion: edges[0] <= lesion.size_mm < edges[1])
     return SizeFigures(low_mm=edges[0], high_mm=edges[1], lesions=count, sensitivity=found)
+
+
+def _kind(readings: Sequence[Reading], threshold: float, kind: str) -> KindFigures:
+    found, count = _of(readings, threshold, lambda lesion: lesion.kind == kind)
+    return KindFigures(kind=kind, lesions=count, sensitivity=found)
+
+
+def _of(readings: Sequence[Reading], threshold: float, within: Callable[[Scored], bool]) -> tuple[Interval, int]:
+    """Give the sensitivity for some of the lesions, and how many these are."""
+    (found,) = interval.bootstrap(readings, lambda drawn: froc.sensitivity(drawn, threshold, within))
+    return found, sum(within(lesion) for reading in readings for lesion in reading.lesions)

@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import Card, ShelvedCard
+from models.card import BadCard, Card, ShelvedCard
 from models.evaluation import froc, overlap
 from models.evaluation.froc import Mark, Reading
 from models.evaluation.overlap import Overlap
@@ -51,8 +51,16 @@ class Outcome:
 
 
 def study(shelved: ShelvedCard, settings: Settings, kept: Path, values: Mapping[int, int]) -> Study:
-    """Prepare what all cases share."""
-    return Study(shelved=shelved, marking=_open(shelved), kept=kept, values=values, settings=settings)
+    """Load the model, and prepare what all cases share; raises BadCard."""
+    device = gpu.devices(settings.workers.devices)[0]
+    gpu.warm(shelved, device)
+    marking = _open(shelved)
+    if marking is not None:
+        try:
+            gpu.warm(marking, device)
+        except BadCard:  # its runtime ties the threshold to something else; its own marks are what there is
+            marking = None
+    return Study(shelved=shelved, marking=marking, kept=kept, values=values, settings=settings)
 
 
 def outcome(case: Case, shared: Study) -> Outcome:

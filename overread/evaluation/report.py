@@ -61,13 +61,15 @@ def as_toml(report: Report) -> str:
     data += f"; {len(report.declined)} more declined by the model" if report.declined else ""
     figures: dict[str, float | str] = {}
     for label in report.labels:
-        slug = re.sub(r"[^a-z0-9]+", "_", label.label.lower()).strip("_")
+        slug = _slug(label.label)
         figures |= _figure(f"{slug}_dice", label.dice) | _figure(f"{slug}_hd95_mm", label.hd95_mm)
         figures |= _figure(f"{slug}_volume_error_percent", label.error_percent)
     if report.findings:
         figures |= _figure("sensitivity", report.findings.sensitivity) | _figure("false_positives_per_scan", report.findings.false_marks)
         for size in report.findings.sizes:
             figures |= _figure(f"sensitivity_{size_words(size.low_mm, size.high_mm)}".replace(" ", "_"), size.sensitivity)
+        for kind in report.findings.kinds:
+            figures |= _figure(f"sensitivity_{_slug(kind.kind)}", kind.sensitivity)
         for rate, found in zip(RATES, report.findings.at_rates, strict=True):
             figures |= _figure(f"froc_{rate:g}", found)
     block = {"evaluation": {"date": report.when, "data": ascii_only(data), "figures": figures}}
@@ -103,6 +105,8 @@ def _show_findings(found: FindingFigures, console: Console) -> None:
     table.add_row(f"{words(found.false_marks, 2)} at the card's {found.threshold:g}", words(found.sensitivity, 3))
     for size in found.sizes:
         table.add_row(f"  {size_words(size.low_mm, size.high_mm)}, {size.lesions} lesions", words(size.sensitivity, 3))
+    for kind in found.kinds:
+        table.add_row(f"  {escape(kind.kind)}, {kind.lesions} lesions", words(kind.sensitivity, 3))
     console.print(table)
     if found.reaches < RATES[-1]:
         console.print(f"The model's own marks end at {found.reaches:.2f} false ones a scan; beyond that nothing more is found.")
@@ -119,6 +123,10 @@ def words(given: Interval, digits: int) -> str:
 def size_words(low_mm: float, high_mm: float) -> str:
     """Say a class of sizes. Example: 4 to 6 mm."""
     return f"{low_mm:g} mm and more" if math.isinf(high_mm) else f"{low_mm:g} to {high_mm:g} mm"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def _figure(name: str, given: Interval) -> dict[str, float | str]:

@@ -140,3 +140,5 @@ def test_show_tells_a_changed_file(site: Path) -> None:
     (site / "models" / "net" / "weights.safetensors").write_bytes(b"other")
     shown = overread("models", "show", "net", "--json", *config)
     assert (shown.code, "has sha256" in json.loads(shown.out)["files"]["weights"]) == (1, True)
+    checked = overread("models", "check", "net", "--shelve", *config)
+    assert (checked.code, "has sha256" in checked.error) == (2, True)

@@ -167,6 +167,7 @@ def test_lesions_may_be_a_list_of_points_or_boxes_and_values_may_be_mapped(site:
     (data / "labels.toml").write_text('"77" = 2\n"1" = 0\n')
     _, found, error = run(site, tmp_path / "out", data=data)
     assert (found["findings"]["lesions"], found["findings"]["sensitivity"]["value"]) == (1, 1), error
+    assert [(kind["kind"], kind["lesions"]) for kind in found["findings"]["kinds"]] == [("solid", 1)]
     assert [label["label"] for label in found["labels"]] == ["Second organ"]
     corners = [*(centre - 3), *(centre + 3)]
     (data / "a" / "findings.csv").write_text(
