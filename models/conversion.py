@@ -40,7 +40,7 @@ _ASKED = re.compile(r"(?:GLOBAL |[Ii]nstantiate |class |function |load module )(
 class Converted:
     """What a checkpoint held.
 
-    tensors   the network's, by name, each with memory of its own, types kept
+    tensors   the network's, by name, types kept; names of one tensor share its memory
     found_at  the key of the checkpoint that held them; "" where they were all of it
     rest      everything else that JSON can hold: numbers, words, lists and tables of these; a number that is none becomes None
     left_out  what was neither, by key: an optimiser's tensors, dates
@@ -51,9 +51,20 @@ class Converted:
     rest: Mapping[str, Any]
     left_out: tuple[str, ...]
 
-    def safetensors(self) -> bytes:
-        """Give the tensors as the bytes of a safetensors file, the same for the same tensors."""
-        return bytes(safetensors.save(dict(sorted(self.tensors.items()))))
+    def safetensors(self, *, once: bool = False) -> bytes:
+        """Give the tensors as the bytes of a safetensors file, the same for the same tensors.
+
+        once  of several names of one tensor only the first is written, for runtimes whose networks have them tied
+        """
+        written: dict[str, torch.Tensor] = {}
+        places: set[int] = set()
+        for name, tensor in sorted(self.tensors.items()):
+            if id(tensor) not in places:
+                written[name] = tensor
+            elif not once:
+                written[name] = tensor.clone()
+            places.add(id(tensor))
+        return bytes(safetensors.save(written))
 
 
 def is_pickled(path: Path) -> bool:
@@ -88,11 +99,14 @@ def _converted(path: Path, content: Any, key: str | None) -> Converted:
     found_at = _place(path, content, key)
     table = content[found_at] if found_at else content
     bare = all(name.startswith("module.") for name in table)  # torch's DataParallel puts it before every name
-    tensors = {
-        name.removeprefix("module.") if bare else name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in table.items()
-        if isinstance(tensor, torch.Tensor)
-    }
+    copies: dict[tuple[Any, ...], torch.Tensor] = {}
+    tensors = {}
+    for name, tensor in table.items():
+        if isinstance(tensor, torch.Tensor):
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if place not in copies:
+                copies[place] = tensor.detach().cpu().contiguous().clone()
+            tensors[name.removeprefix("module.") if bare else name] = copies[place]
     left_out: list[str] = []
     other = {name: value for name, value in content.items() if name != found_at} if found_at else {}
     rest = {str(name): _plain(value, str(name), left_out) for name, value in other.items()}

@@ -248,7 +248,7 @@ def _place(source: Source, folder: Path) -> str:
         raise BadCard(f"{source.path}: its place {source.place!r} leaves the model's folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     if source.pickled:
-        path.write_bytes(conversion.convert(source.path).safetensors())
+        path.write_bytes(conversion.convert(source.path).safetensors(once=source.tied))
     else:
         shutil.copyfile(source.path, path)
     return _sha256(path)

@@ -40,11 +40,13 @@ class Source:
     path     where it lies now
     place    where it will lie, relative to the model's folder, with slashes
     pickled  a checkpoint whose tensors are written as safetensors instead (models.conversion), so `place` ends in .safetensors
+    tied     of such a checkpoint: names of one tensor are written once, because the runtime's network has them tied
     """
 
     path: Path
     place: str
     pickled: bool = False
+    tied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

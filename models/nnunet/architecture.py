@@ -78,10 +78,17 @@ def _operation(path: Any, key: str) -> type[nn.Module]:
     raise ValueError(f"the architecture's {key} is {path!r}, which is no operation that nnU-Net's networks are made of")
 
 
+def _tied(network: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """Give a tensor every name that the network has for it: nnU-Net's networks name each up to four times."""
+    own = network.state_dict(keep_vars=True)
+    known = {id(own[name]): tensor for name, tensor in state.items() if name in own}
+    return {**{name: known[id(tensor)] for name, tensor in own.items() if id(tensor) in known}, **state}
+
+
 def fill(network: nn.Module, content: bytes, channels: tuple[int, int]) -> nn.Module:
     """Load one fold's weights, every one of them; raises ValueError where they do not fit the plans and the labels."""
     try:
-        state: Mapping[str, torch.Tensor] = safetensors.load(content)
+        state = _tied(network, safetensors.load(content))
         network.load_state_dict(state, strict=True)
     except (RuntimeError, SafetensorError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

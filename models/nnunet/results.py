@@ -55,7 +55,7 @@ def _trained(path: Path, prefix: str) -> tuple[dict[str, Any], dict[str, Source]
     if any(entry != said[0] for entry in said):
         raise BadCard(f"{path}: the folds' checkpoints are of different trainings")
     files = {
-        f"{prefix}fold_{fold}": Source(path=file, place=f"{prefix}fold_{fold}.safetensors", pickled=True)
+        f"{prefix}fold_{fold}": Source(path=file, place=f"{prefix}fold_{fold}.safetensors", pickled=True, tied=True)
         for fold, file in folds.items()
         if file
     }

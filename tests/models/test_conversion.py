@@ -68,6 +68,17 @@ def test_types_and_shared_tensors_are_kept_and_bytes_are_the_same_each_time(tmp_
     assert torch.equal(back["a"], shared.T)
 
 
+def test_one_tensor_of_several_names_is_written_once_where_that_is_asked(tmp_path: Path) -> None:
+    """Two names of one tensor take its room once for a runtime that ties them, and twice for all others; a part of it is its own."""
+    tensor = torch.arange(6.0)
+    path = tmp_path / "tied.pt"
+    torch.save({"b": tensor, "a": tensor, "part": tensor[:3]}, path)
+    read = conversion.convert(path)
+    assert sorted(load(read.safetensors(once=True))) == ["a", "part"]
+    assert sorted(load(read.safetensors())) == ["a", "b", "part"]
+    assert torch.equal(load(read.safetensors())["b"], tensor)
+
+
 def test_the_prefix_of_several_devices_goes(tmp_path: Path) -> None:
     """Names that all begin with "module." lose it, as the network without DataParallel has them."""
     path = tmp_path / "parallel.pt"

@@ -230,7 +230,9 @@ def adopt(path: Path, folder: Path, values: Mapping[str, Any] | None = None) -> 
         part["accept"].setdefault("modality", ["MR"])
     table["runtime"]["files"] = {}
     for name, source in draft.files.items():
-        content = conversion.convert(source.path, "network_weights").safetensors() if source.pickled else source.path.read_bytes()
+        content = (
+            conversion.convert(source.path, "network_weights").safetensors(once=source.tied) if source.pickled else source.path.read_bytes()
+        )
         (folder / source.place).write_bytes(content)
         table["runtime"]["files"][name] = {"path": source.place, "sha256": _sha256(content)}
     table["runtime"]["options"].setdefault("orientation", "as-stored")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 -- its documentation's own name
 from numpy.typing import NDArray
+from safetensors.torch import load
 from scipy import ndimage
 
-from models import drafts, registry
+from models import conversion, drafts, registry
 from models.card import BadCard
 from models.execution import PLAIN, Execution
 from models.vocabulary import Broken, Grid, Unfit, Volume
@@ -168,6 +169,8 @@ def test_labels_of_the_draft_are_those_of_the_dataset(tmp_path: Path) -> None:
     assert draft.card["inputs"] == [{"role": "ct", "reference": True, "accept": {"modality": ["CT"]}}]
     assert draft.card["runtime"]["options"]["mirroring_axes"] == [0, 1]
     assert set(draft.files) == {"plans", "dataset", "fold_0"}
+    names = load(conversion.convert(draft.files["fold_0"].path).safetensors(once=draft.files["fold_0"].tied))
+    assert not any(name.replace(".conv.", ".all_modules.0.") in names for name in names if ".conv." in name), "each tensor once"
     wanted = {entry.key for entry in draft.missing}
     assert "runtime.options.orientation" in wanted
     assert {f"output.labels.{LABELS[name]}.type" for name in LABELS if name != "background"} <= wanted
