@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -72,17 +72,21 @@ def _with(card: Card, kind: str, labels: Sequence[Any]) -> Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Canvas:
-    """What the second network has drawn so far, on the grid of the whole."""
+    """What the second network has drawn so far, on the grid of the whole.
+
+    claimed  for each finding label, the voxels of its findings
+    parts    findings with their voxels in a part of the whole
+    """
 
     labels: NDArray[np.uint8]
-    instances: NDArray[np.uint16]
-    masks: dict[int, NDArray[np.bool_]]
-    levels: dict[int, NDArray[np.uint8]]
-    findings: list[Finding]
+    masks: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    levels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    claimed: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    parts: list[tuple[Finding, NDArray[np.bool_], tuple[slice, ...]]] = field(default_factory=list)
 
     def draw(self, part: Prediction, where: tuple[slice, ...]) -> None:
-        """Take over organs, masks and probabilities of a part; what was drawn before stays."""
-        free = (self.labels[where] == 0) & (self.instances[where] == 0)
+        """Take over organs, masks and probabilities of a part; labels that were drawn before stay."""
+        free = self.labels[where] == 0
         self.labels[where][free] = part.labels[free]
         for index, mask in part.masks.items():
             self.masks.setdefault(index, np.zeros(self.labels.shape, dtype=bool))[where] |= mask
@@ -91,14 +95,24 @@ class _Canvas:
             np.maximum(whole[where], levels, out=whole[where])
 
     def mark(self, finding: Finding, voxels: NDArray[np.bool_], where: tuple[slice, ...]) -> bool:
-        """Add a finding, unless better ones have half of its voxels: then it is one of them again. Tell whether it was added."""
-        free = voxels & (self.instances[where] == 0)
-        added = 2 * int(free.sum()) > int(voxels.sum()) and len(self.findings) < np.iinfo(np.uint16).max
+        """Add a finding, unless better ones of its label have half of its voxels: then it is one of them again. Tell if it was added.
+
+        Of one label a voxel that a better one has stays that one's.
+        """
+        claimed = self.claimed.setdefault(finding.label, np.zeros(self.labels.shape, dtype=bool))
+        free = voxels & ~claimed[where]
+        added = 2 * int(free.sum()) > int(voxels.sum())
         if added:
-            self.findings.append(replace(finding, number=len(self.findings) + 1))
-            self.instances[where][free] = len(self.findings)
-            self.labels[where][free] = 0
+            claimed[where] |= free
+            self.parts.append((finding, free, where))
         return added
+
+    def finish(self, grid: Grid, *, finds: bool) -> Prediction:
+        """Give what was drawn; a finding's voxels are in no organ."""
+        instances, findings = outcome.painted(self.parts, self.labels.shape)
+        self.labels[instances > 0] = 0
+        marks = instances if finds else None
+        return Prediction(grid=grid, labels=self.labels, instances=marks, findings=findings, masks=self.masks, probabilities=self.levels)
 
 
 def predict(
@@ -113,9 +127,7 @@ def predict(
     grid = volumes[second.card.reference_role].grid
     found = stages.run(first, volumes, lambda part: progress(0.4 * part), execution)
     proposed = _region(found) if both.locates else sorted(found.findings, key=lambda entry: (-entry.score, entry.number))
-    canvas = _Canvas(
-        labels=np.zeros(grid.shape, dtype=np.uint8), instances=np.zeros(grid.shape, dtype=np.uint16), masks={}, levels={}, findings=[]
-    )
+    canvas = _Canvas(labels=np.zeros(grid.shape, dtype=np.uint8))
     unconfirmed = merged = 0
     for number, proposal in enumerate(proposed, start=1):
         where = _around(proposal.box, grid, both.margin_mm)
@@ -131,11 +143,8 @@ def predict(
             unconfirmed += 1
             voxels = _inside(proposal.box, where) if both.unconfirmed == "keep" else voxels
         merged += bool(voxels.any()) and not canvas.mark(proposal, voxels, where)
-    instances, findings = outcome.renumbered(canvas.instances, canvas.findings)
     told = {} if both.locates else {"proposals": str(len(proposed)), "unconfirmed": str(unconfirmed), "merged": str(merged)}
-    marks = instances if second.card.finds else None
-    drawn = Prediction(grid=grid, labels=canvas.labels, instances=marks, findings=findings, masks=canvas.masks, probabilities=canvas.levels)
-    return drawn, told
+    return canvas.finish(grid, finds=second.card.finds), told
 
 
 def _region(found: Prediction) -> list[Finding]:

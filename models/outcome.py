@@ -61,7 +61,8 @@ class Outcome:
         """Give what was read; raises Unfit where the card demands more of an organ than there is."""
         card, heads, plan = self._card, self._heads, self._plan
         labels = self._labels.finish() if self._labels is not None else np.zeros(plan.source.shape, dtype=np.uint8)
-        labels[np.isin(labels, self._shared)] = 0  # a finding's class excludes organs; its voxels are the instances
+        for index in self._shared:
+            labels[labels == index] = 0  # a finding's class excludes organs; its voxels are the instances
         masks = {index: reader.finish().astype(bool) for index, reader in self._masks.items()}
         segmenter.require(labels, plan.source, card, heads.require_ml, masks)
         segmenter.drop_small(labels, plan.source, card)
@@ -124,17 +125,31 @@ def of_vector(card: Card, heads: Heads, vector: torch.Tensor) -> tuple[Score, ..
 def _parts(
     heads: Heads, maps: Mapping[int, torch.Tensor], plan: transforms.Resampling, labels: detector.Labels
 ) -> tuple[detector.Instances, tuple[Finding, ...]]:
-    """Find the parts of every heat map; a voxel that two claim is the first one's, in the card's order."""
+    """Find the parts of every heat map; a voxel that two claim is the smaller one's."""
     every = [detector.find(maps[entry.label], plan, labels, entry.rule) for entry in heads.findings]
     if len(every) == 1:
         return every[0]
-    merged: detector.Instances = np.zeros(labels.shape, dtype=np.uint16)
-    findings: list[Finding] = []
+    parts = []
     for instances, marked in every:
-        free = (merged == 0) & (instances > 0)
-        merged[free] = instances[free] + len(findings)
-        findings += [replace(finding, number=finding.number + before) for before in [len(findings)] for finding in marked]
-    return renumbered(merged, findings)
+        for finding in marked:
+            where = tuple(slice(low, high) for low, high in zip(finding.box.low, finding.box.high, strict=True))
+            parts.append((finding, instances[where] == finding.number, where))
+    return painted(parts, labels.shape)
+
+
+def painted(
+    parts: Sequence[tuple[Finding, NDArray[np.bool_], tuple[slice, ...]]], shape: tuple[int, ...]
+) -> tuple[detector.Instances, tuple[Finding, ...]]:
+    """Give every finding its voxels, each the smallest one's that claims it, so that what lies inside of another does not vanish.
+
+    parts  findings with their voxels in a part of the whole; of equal ones the first keeps what both claim
+    """
+    instances: detector.Instances = np.zeros(shape, dtype=np.uint16)
+    order = sorted(range(len(parts)), key=lambda index: (-int(parts[index][1].sum()), -index))[: np.iinfo(np.uint16).max]
+    for number, index in enumerate(order, start=1):
+        _, voxels, where = parts[index]
+        instances[where][voxels] = number
+    return renumbered(instances, [replace(parts[index][0], number=number) for number, index in enumerate(order, start=1)])
 
 
 def renumbered(instances: detector.Instances, findings: Sequence[Finding]) -> tuple[detector.Instances, tuple[Finding, ...]]:

@@ -163,3 +163,18 @@ def test_a_card_whose_networks_do_not_fit_together_is_bad(tmp_path: Path, old: s
     with pytest.raises(BadCard, match=reason):
         predict(tmp_path, scene()[0], DETECTOR.replace(old, new))
     assert middle_mm(OF) != BIG
+
+
+def test_two_labels_at_one_place_are_both_told(tmp_path: Path) -> None:
+    """A proposal of another label is another statement: it keeps what the better one leaves, and is not taken for it."""
+    big, small = ball(OF, BIG, 9.0), ball(OF, BIG, 5.0)
+    options = DETECTOR.replace("findings = { channel = 0, label = 1, threshold = 0.6, extent = 0.3 }", TWO.format("0.6, extent = 0.3"))
+    options = options.replace("findings = { channel = 0, label = 1, threshold = 0.5 }", TWO.format("0.5"))
+    lines = Lines((20.0, -8.0), (40.0, -32.0))  # the first label from 0.4 on, the second, inside of it, from 0.8 on
+    files = {name: (f"{name}.ts", programs.scripted(lines, torch.zeros(1))["weights"][1]) for name in ("finder", "drawer")}
+    card = shelve(tmp_path, "torchscript", files, options, "labels\n" + labels("finding", "finding", threshold=0.6))
+    prediction = registry.load(card, "cpu").predict({"ct": volume(OF, 0.6 * big + 0.4 * small)}, lambda _: None)
+    assert sorted(finding.label for finding in prediction.findings) == [1, 2]
+
+
+TWO = "findings = [{{ channel = 0, label = 1, threshold = {0} }}, {{ channel = 1, label = 2, threshold = {0} }}]"

@@ -84,7 +84,7 @@ def test_a_mask_below_its_least_volume_goes(tmp_path: Path) -> None:
 
 
 def test_findings_of_several_labels_are_numbered_together(tmp_path: Path) -> None:
-    """Each heat map finds its own label; a voxel that both claim is the first one's, and every finding has its voxels."""
+    """Each heat map finds its own label; a voxel that both claim is the smaller one's, and every finding has its voxels."""
     of = grid("sagittal", SHAPE, SPACING_MM)
     bright, dim = ball(of, at(of, 0, 8, 12), 6.0), ball(of, at(of, 0, -9, -10), 7.0)
     options = (
