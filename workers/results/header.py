@@ -53,7 +53,8 @@ def donor(source: Dataset) -> Dataset:
 def inherited(source: Dataset) -> Dataset:
     """Copy one source header into a form every object may inherit from: complete, and valid where it may be changed.
 
-    A broken value of a type 3 attribute is left out, of a type 2 one emptied; PatientSex outside M, F, O becomes unknown.
+    A broken value of a type 3 attribute is left out, of a type 2 one emptied, and so is a sequence with a code that is none;
+    PatientSex outside M, F, O becomes unknown.
     """
     copy = Dataset()
     for element in source:
@@ -62,6 +63,8 @@ def inherited(source: Dataset) -> Dataset:
     for keyword in REQUIRED:
         if keyword not in copy:
             setattr(copy, keyword, None)
+    if not {"PatientSpeciesDescription", "PatientSpeciesCodeSequence"}.isdisjoint(copy.dir()) and "PatientSexNeutered" not in copy:
+        copy.PatientSexNeutered = None  # type 2C of a patient that is no human. Ref: PS3.3 C.7.2.2
     # highdicom warns of a name without a caret, and its warning holds the name; of several character sets it refuses the
     # first, which is empty. `finish` puts both in.
     copy.PatientName = None
@@ -93,7 +96,7 @@ def _valid(element: DataElement) -> bool:
     Ref: PS3.5 6.2
     """
     if element.VR == "SQ":
-        return all(_valid(inner) for item in element.value for inner in item)
+        return all(_whole(element.keyword, item) and all(map(_valid, item)) for item in element.value)
     if element.VM > 1 and dictionary_has_tag(element.tag) and dictionary_VM(element.tag) == "1":
         return False
     if element.VR not in TEXT_VRS:
@@ -104,6 +107,19 @@ def _valid(element: DataElement) -> bool:
             validate_value(element.VR, None if value is None else str(value), config.RAISE)
     except ValueError:
         return False
+    return True
+
+
+def _whole(keyword: str, item: Dataset) -> bool:
+    """Tell whether a code has value, scheme and meaning, and a person named by a code an institution.
+
+    Ref: PS3.3 Table 8.8-1a, 10-1
+    """
+    if keyword.endswith("CodeSequence"):
+        value = any(item.get(name) for name in ("CodeValue", "LongCodeValue", "URNCodeValue"))
+        return bool(value and item.get("CodeMeaning") and (item.get("CodingSchemeDesignator") or item.get("URNCodeValue")))
+    if "PersonIdentificationCodeSequence" in item:
+        return bool(item.get("InstitutionName") or item.get("InstitutionCodeSequence"))
     return True
 
 
@@ -138,9 +154,10 @@ def finish(dataset: Dataset, request: Origin, kind: Kind) -> None:
     for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in dataset.get(sequence, ()):
             item.DimensionOrganizationUID = dimension
-    for keyword in ("SpecificCharacterSet", "PatientName"):
-        if keyword in source:
-            dataset.add(deepcopy(source[keyword]))
+    if source.get("SpecificCharacterSet"):  # an empty one says what none says, and is no valid value
+        dataset.add(deepcopy(source["SpecificCharacterSet"]))
+    if "PatientName" in source:
+        dataset.add(deepcopy(source["PatientName"]))
     if request.settings.institution:
         dataset.InstitutionName = ascii_only(request.settings.institution)[:64]
 

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from node.settings import ResultsSection
 from tests.workers.results import scans, sources
 from tests.workers.results.strict import broken
-from workers.results import ComposeRequest, compose, identity
+from workers.results import ComposeRequest, compose, header, identity
 
 
 def read(request: ComposeRequest) -> dict[str, Dataset]:
@@ -167,3 +167,41 @@ def test_the_source_headers_are_left_as_they_were() -> None:
     before = [source.to_json() for source in request.sources]
     compose(request)
     assert [source.to_json() for source in request.sources] == before
+
+
+def _code(**values: str) -> Dataset:
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def test_codes_that_are_none_are_left_out() -> None:
+    """A real scanner's procedure code had no meaning, a real archive's physician no institution; a whole code is kept."""
+    broken, whole = (
+        _code(CodeValue="0FINGN", CodingSchemeDesignator="99SITE"),
+        _code(CodeValue="0FINGN", CodingSchemeDesignator="99SITE", CodeMeaning="Finger"),
+    )
+    person = _code()
+    person.PersonIdentificationCodeSequence = [whole]
+    at_home = _code(InstitutionName="Hospital")
+    at_home.PersonIdentificationCodeSequence = [whole]
+    for codes, persons, kept in (([broken], [person], False), ([whole], [at_home], True)):
+        source = scans.Scan().sources()[0]
+        source.ProcedureCodeSequence, source.ReferringPhysicianIdentificationSequence = codes, persons
+        copy = header.inherited(source)
+        assert ("ProcedureCodeSequence" in copy, "ReferringPhysicianIdentificationSequence" in copy) == (kept, kept)
+
+
+def test_a_patient_that_is_no_human_says_whether_it_is_neutered_or_that_nobody_knows() -> None:
+    """The attribute must be there for animals, and only for them."""
+    source = scans.Scan().sources()[0]
+    assert "PatientSexNeutered" not in header.inherited(source)
+    source.PatientSpeciesDescription = "Mouse"
+    assert header.inherited(source)["PatientSexNeutered"].is_empty
+
+
+def test_an_empty_character_set_is_left_out() -> None:
+    """A real CT has one; without a value it means the default, which no attribute says as well."""
+    for entry in compose(scans.request(SpecificCharacterSet="")).objects:
+        assert "SpecificCharacterSet" not in pydicom.dcmread(BytesIO(entry.dataset_bytes))
