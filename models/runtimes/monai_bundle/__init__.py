@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models import registry
 from models.card import Card, ShelvedCard
-from models.runtimes.monai_bundle import bundle, chain, expressions, inferring, outputs, reading, sections, weights
+from models.runtimes.monai_bundle import bundle, chain, expressions, inferring, outputs, reading, scripts, sections, weights
 
 FILES = ("metadata", "inference", "weights")
 
@@ -28,6 +28,8 @@ class Options(BaseModel):
     keys         image key -> roles whose volumes are its channels, in this order; without it "image" has every role of the card
     orientation  where the z, y and x indices of the images grow that the bundle was trained on ("SAR" for NIfTI in canonical
                  order), or "as-stored"; needed where the bundle's preprocessing has no Orientationd
+    allow_scripts  whether files of the bundle's folder scripts that the card pins besides may run, as any Python may; only what a
+                 `_target_` names is used of them
     overrides    id in the configuration -> value, as `--inferer::overlap 0.25` on MONAI's command line
     """
 
@@ -38,12 +40,14 @@ class Options(BaseModel):
     left_out: tuple[int, ...] = ()
     keys: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     orientation: str | None = Field(default=None, pattern=r"^([LRPASI]{3}|as-stored)$")
+    allow_scripts: bool = False
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
 def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
     """Build the bundle, fill its network with the checked weights, and prove on noise that it fits the card; raises BadCard."""
-    content = registry.weights(shelved, FILES)
+    own = tuple(sorted(set(shelved.card.runtime.files) - set(FILES)))
+    content = registry.weights(shelved, (*FILES, *own))
     with registry.options_at_fault(shelved):
         options = Options.model_validate(shelved.card.runtime.options)
         files = shelved.card.runtime.files
@@ -56,8 +60,8 @@ def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
             labelled = outputs.channels(shelved.card, options.channels, options.left_out, facts.channel_def)
         keys = _keys(shelved.card, options)
         config = sections.overridden(config, options.overrides, device)
-        script = weights.is_script(content["weights"])
-        kept, faults = sections.needed(config, network=not script)
+        code = scripts.modules({files[name].path: content[name] for name in own}) if _may_run(own, options) else {}
+        kept, faults = sections.needed(config, code, network=not weights.is_script(content["weights"]))
         if faults := [*sections.loop_faults(config), *faults]:
             raise ValueError("the bundle cannot be run as it is: " + "; ".join(faults))
         bound = expressions.imports(config)
@@ -71,6 +75,13 @@ def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
         if bool(options.values) != (read.mapped and made.renumbers):
             raise ValueError(bundle.VALUES if read.mapped and made.renumbers else "values is for a bundle that renumbers its label map")
     return bundle.Bundle(setup, network.to(device).eval(), read)
+
+
+def _may_run(own: tuple[str, ...], options: Options) -> bool:
+    """Tell whether there is code of the bundle's own to run; raises ValueError where nobody has allowed it."""
+    if own and not options.allow_scripts:
+        raise ValueError(f"runtime.files.{own[0]}: is code of the bundle's own; set allow_scripts = true once you have read it")
+    return bool(own)
 
 
 def _keys(card: Card, options: Options) -> dict[str, tuple[str, ...]]:

@@ -29,6 +29,9 @@ def run(postprocessing: Compose, steps: Sequence[Any], data: Mapping[str, Any], 
 
 def at_once(steps: Sequence[Any], classes: int, key: str) -> int:
     """Tell how many channels lie on the source grid at the same time."""
+    back = next((index for index, step in enumerate(steps) if isinstance(step, Invertd)), len(steps))
+    if any(isinstance(step, AsDiscreted) and any(step.argmax) for step in steps[:back]):
+        return 1
     return classes if _place(steps, key) is None else min(classes, CHANNELS)
 
 

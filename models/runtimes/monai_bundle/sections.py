@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from monai.bundle.config_parser import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from models.runtimes.monai_bundle import expressions, rules
+from models.runtimes.monai_bundle import expressions, rules, scripts
 from models.runtimes.monai_bundle.images import Received
 
 ROOTS = ("network_def", "network", "preprocessing", "inferer", "postprocessing")
@@ -26,6 +27,8 @@ IDLE_HANDLERS = rules.words(
     "LogfileHandler MeanDice IgniteMetricHandler"
 )
 OUTSIDE = re.compile(r"^(/|~|[A-Za-z]:[\\/])|(^|[\\/])\.\.([\\/]|$)|://")
+Names = tuple[Mapping[str, str], Mapping[str, ModuleType]]
+"""What imports bind, for expressions; and the bundle's own modules, for targets."""
 WORDS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
 
 
@@ -67,10 +70,13 @@ def _handler_faults(where: str, handlers: Any) -> list[str]:
     ]
 
 
-def needed(config: Mapping[str, Any], *, network: bool = True) -> tuple[dict[str, Any], list[str]]:
+def needed(
+    config: Mapping[str, Any], own: Mapping[str, ModuleType] | None = None, *, network: bool = True
+) -> tuple[dict[str, Any], list[str]]:
     """Give the needed part of a config, ready for MONAI's parser, and every fault in it.
 
-    In what is given each `_target_` is the object that was checked, not a name. `network`: False leaves the network out.
+    In what is given each `_target_` is the object that was checked, not a name. `own` are the modules of the bundle's own that may be
+    used; `network`: False leaves the network out.
     """
     whole = copy.deepcopy(dict(config))
     if files := [text for _, text in _texts("", whole) if text.startswith("%") and ConfigParser.split_path_id(text[1:])[0]]:
@@ -92,7 +98,7 @@ def needed(config: Mapping[str, Any], *, network: bool = True) -> tuple[dict[str
         if name not in whole:
             found.append(f"@{name}: is not in the configuration")
             continue
-        kept[name] = _checked(name, whole[name], bound, found)
+        kept[name] = _checked(name, whole[name], (bound, own or {}), found)
         wanted += [reference.partition("::")[0] for _, text in _texts(name, whole[name]) for reference in _references(text)]
     return kept, found
 
@@ -119,24 +125,24 @@ def _references(text: str) -> list[str]:
     return list(ReferenceResolver.match_refs_pattern(text))
 
 
-def _checked(where: str, part: Any, bound: Mapping[str, str], found: list[str]) -> Any:
+def _checked(where: str, part: Any, names: Names, found: list[str]) -> Any:
     """Check a part and all below it; give it with its targets found."""
     if isinstance(part, str):
-        found += [f"{where}: {fault}" for fault in _text_faults(part, bound)]
+        found += [f"{where}: {fault}" for fault in _text_faults(part, names[0])]
         return part
     if isinstance(part, list):
-        return [_checked(f"{where}::{index}", entry, bound, found) for index, entry in enumerate(part)]
+        return [_checked(f"{where}::{index}", entry, names, found) for index, entry in enumerate(part)]
     if not isinstance(part, Mapping):
         return part
-    checked = {key: _checked(f"{where}::{key}", entry, bound, found) for key, entry in part.items() if key != "_target_"}
+    checked = {key: _checked(f"{where}::{key}", entry, names, found) for key, entry in part.items() if key != "_target_"}
     if "_target_" in part:
         if checked.get("_mode_", "default") not in {"default", "callable"}:
             found.append(f"{where}: _mode_ {checked['_mode_']!r} is not allowed")
-        checked["_target_"] = _target(where, part, found)
+        checked["_target_"] = _target(where, part, names[1], found)
     return checked
 
 
-def _target(where: str, part: Mapping[str, Any], found: list[str]) -> Any:
+def _target(where: str, part: Mapping[str, Any], own: Mapping[str, ModuleType], found: list[str]) -> Any:
     name = part["_target_"]
     if not isinstance(name, str) or name.startswith(("$", "@", "%")):
         found.append(f"{where}: _target_ must be a name")
@@ -148,7 +154,7 @@ def _target(where: str, part: Mapping[str, Any], found: list[str]) -> Any:
             found.append(f"{where}: {name} reads one file by its name; a volume comes from memory, through LoadImaged")
         return Received
     try:
-        made = rules.component(name)
+        made = scripts.member(name, own) if name.startswith(f"{scripts.ROOT}.") else rules.component(name)
     except rules.Forbidden as reason:
         found.append(f"{where}: {name} {reason}")
         return None

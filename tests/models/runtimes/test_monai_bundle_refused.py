@@ -89,7 +89,7 @@ def test_an_expression_that_reaches_out_is_refused(tmp_path: Path, expression: s
         ("subprocess.run", r"subprocess\.run is not in"),
         ("builtins.exec", r"builtins\.exec is not in"),
         ("exec", "exec is no component of MONAI"),
-        ("scripts.network.Own", r"scripts\.network\.Own is not in"),
+        ("scripts.network.Own", r"scripts\.network\.Own is the bundle's own code: pin its file"),
         ("torch.load", r"torch\.load is not one of torch's layers"),
         ("torch.hub.load", r"torch\.hub\.load is not one of torch's layers"),
         ("torch.jit.load", r"torch\.jit\.load is not one of torch's layers"),
