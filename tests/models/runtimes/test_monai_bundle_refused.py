@@ -275,7 +275,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         (
             "[runtime.options]",
             "[runtime.files.more]\npath = 'card.toml'\nsha256 = '" + "0" * 64 + "'\n[runtime.options]",
-            "runtime.files must be",
+            r"runtime\.files\.more: .* has sha256",
         ),
         ("[runtime.options]", "[runtime.options]\nsurprise = 1", "surprise"),
         ("[runtime.options]", "[runtime.options]\nchannels = { 7 = 1 }", r"channels names labels \[7\]"),
