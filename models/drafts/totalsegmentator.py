@@ -64,7 +64,7 @@ def draft(path: Path) -> Draft:
     files: dict[str, Source] = {}
     notes: list[str] = []
     numbers: set[int] = set()
-    spacings: set[str] = set()
+    spacings: set[tuple[float, ...]] = set()
     for folder in parts(path):
         given, dataset = results.tables(folder)
         name = _name(str(given["dataset_name"]))
@@ -73,7 +73,7 @@ def draft(path: Path) -> Draft:
         part, more, said = results.read(folder, f"{name}_")
         try:
             heads = plans.heads(dataset)
-            spacings.add(" x ".join(f"{step:g}" for step in plans.configuration(given, dataset, part["configuration"]).spacing_mm))
+            spacings.add(plans.configuration(given, dataset, part["configuration"]).spacing_mm)
         except ValueError as error:
             raise BadCard(f"{folder}: {error}") from None
         options.append({"name": name, **part})
@@ -82,11 +82,12 @@ def draft(path: Path) -> Draft:
         numbers |= {classes.numbers()[label] for value, label in heads.names.items() if value}
     lacking = [entry for entry, number in classes.numbers().items() if number not in numbers]
     notes += [f"of the task's 117 classes {len(lacking)} are in no part here: {', '.join(lacking)}"] if lacking else []
+    words = {" x ".join(f"{step:g}" for step in spacing) for spacing in spacings}
     return Draft(
         format="totalsegmentator",
-        card=_card(options, sorted(numbers)),
+        card=_card(options, sorted(numbers), _resampling(spacings)),
         files=files,
-        notes=(f"{len(numbers)} classes in {len(options)} parts, trained at {', '.join(sorted(spacings))} mm", *notes),
+        notes=(f"{len(numbers)} classes in {len(options)} parts, trained at {', '.join(sorted(words))} mm", *notes),
     )
 
 
@@ -96,7 +97,14 @@ def _name(dataset: str) -> str:
     return re.sub(r"[^a-z0-9]", "", words.lower()) or "all"
 
 
-def _card(options: list[dict[str, Any]], numbers: list[int]) -> dict[str, Any]:
+def _resampling(spacings: set[tuple[float, ...]]) -> dict[str, Any]:
+    """Say how TotalSegmentator itself brings images to its parts' spacing, where they have one and the same along all axes."""
+    if len({step for spacing in spacings for step in spacing}) != 1:
+        return {}
+    return {"resample_mm": next(iter(spacings))[0], "resample_order": 1}
+
+
+def _card(options: list[dict[str, Any]], numbers: list[int], resampling: dict[str, Any]) -> dict[str, Any]:
     labels = [classes.label(number) for number in numbers]
     return {
         "model": {
@@ -106,7 +114,7 @@ def _card(options: list[dict[str, Any]], numbers: list[int]) -> dict[str, Any]:
             "intended_use": "Marks organs, bones, muscles and vessels on CT, with their volumes, for research and integration.",
             "limits": LIMITS,
         },
-        "runtime": {"format": "totalsegmentator", "options": {"orientation": "SAR", "parts": options}},
+        "runtime": {"format": "totalsegmentator", "options": {"orientation": "SAR", **resampling, "parts": options}},
         "inputs": [{"role": "ct", "reference": True, "accept": {"modality": ["CT"], "region": ANYWHERE, "slice_spacing_mm": [0.3, 7.5]}}],
         "output": {"kind": "labels", "inverse": "runtime", "labels": labels},
         "measurements": [{"label": number, "what": ["volume"]} for number in numbers],

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from models import registry
 from models.card import Card, ShelvedCard
 from models.execution import PLAIN, Execution, Need
-from models.nnunet import classes, stage
+from models.nnunet import classes, respaced, stage
 from models.nnunet.plans import Heads
 from models.runtimes import nnunet
 from models.vocabulary import Grid, Prediction, Progress, Volume
@@ -29,11 +29,15 @@ class Options(BaseModel):
     """The card's [runtime.options]. Where two parts mark a voxel, the later one's class stands.
 
     orientation  as for nnU-Net; TotalSegmentator has its images in canonical order, "SAR"
+    resample_mm  the spacing to which TotalSegmentator itself brings images before nnU-Net sees them, by splines of
+                 `resample_order`, and from which labels go back to the nearest voxel; without it nnU-Net resamples alone
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     orientation: str = Field(default="SAR", pattern=nnunet.ORIENTATION)
+    resample_mm: float | None = Field(default=None, gt=0)
+    resample_order: int = Field(default=1, ge=0, le=3)
     parts: tuple[Part, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -94,22 +98,30 @@ class TotalSegmentator:
     def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
         """Estimate the part that needs most: they run one after another. The merged labels come beside it."""
         grid = nnunet.turned(grids[self._card.reference_role], self._options.orientation)
-        needs = [stage.need(part.stages, grid.shape, grid.spacing_mm, execution) for part in self._parts]
-        voxels = int(np.prod(grid.shape))
+        shape, spacing_mm = grid.shape, grid.spacing_mm
+        if (wanted := self._options.resample_mm) is not None:
+            z, y, x = (max(1, round(count * step / wanted)) for count, step in zip(shape, spacing_mm, strict=True))
+            shape, spacing_mm = (z, y, x), (wanted, wanted, wanted)
+        needs = [stage.need(part.stages, shape, spacing_mm, execution) for part in self._parts]
+        voxels = int(np.prod(grid.shape)) * (1 if self._options.resample_mm is None else 10)
         return Need(device=max(need.device for need in needs), host=max(need.host for need in needs) + 2 * voxels)
 
     def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
         """Label an image by every part in turn; raises Unfit."""
         image, grid = nnunet.channels(self._card, volumes, self._options.orientation)
+        shape, spacing_mm = image.shape[1:], grid.spacing_mm
+        if (wanted := self._options.resample_mm) is not None:
+            image, spacing_mm = respaced.coarse(image, spacing_mm, wanted, self._options.resample_order), (wanted, wanted, wanted)
         merged = np.zeros(image.shape[1:], dtype=np.uint8)
         for number, part in enumerate(self._parts):
 
             def tell(done: float, number: int = number) -> None:
                 progress(0.02 + 0.96 * (number + done) / len(self._parts))
 
-            found = part.numbers[stage.labels(part.stages, image, grid.spacing_mm, execution, tell)]
+            found = part.numbers[stage.labels(part.stages, image, spacing_mm, execution, tell)]
             np.copyto(merged, found, where=found > 0)
         source = volumes[self._card.reference_role].grid
+        merged = respaced.back(merged, shape)
         progress(1.0)
         variant: dict[str, Any] = nnunet.variant(self._parts[-1].stages, execution) | {"runtime": "totalsegmentator"}
         return Prediction(grid=source, labels=nnunet.back(merged, source, self._options.orientation), variant=variant)

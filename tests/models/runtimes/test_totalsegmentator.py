@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 -- its documentation's own name
+from totalsegmentator.resampling import change_spacing
 
 from models import drafts, registry
 from models.card import BadCard, Card
+from models.execution import PLAIN
 from models.nnunet import classes
 from models.vocabulary import Grid, Volume
 from tests.models.grids import grid
@@ -28,7 +31,7 @@ def write(folder: Path) -> dict[str, Path]:
     paths = {}
     for number, (name, labels) in enumerate(PARTS.items()):
         training = Training(
-            configurations={"3d_fullres": first_plans()},
+            configurations={"3d_fullres": first_plans() | {"spacing": [1.5, 1.5, 1.5]}},
             labels=labels,
             mirroring=None,
             dataset_name=name,
@@ -47,26 +50,57 @@ def turned(array: np.ndarray, of: Grid) -> sitk.Image:
     return sitk.DICOMOrient(itk, "RAS")
 
 
-@pytest.mark.parametrize("orientation", ["axial", "sagittal"])
-def test_parts_are_merged_in_the_tasks_numbering(tmp_path: Path, orientation: str) -> None:
-    """Every voxel has the number of the class that nnU-Net's predictor gives for its part, a later part over an earlier one."""
-    of = grid(orientation, (18, 30, 24), (3.0, 1.1, 1.4))
-    paths = write(tmp_path / "results")
-    array = image(1, of)
-    upright = turned(array[0], of)
-    expected = np.zeros(sitk.GetArrayFromImage(upright).shape, dtype=np.uint8)
+def merged(paths: dict[str, Path], array: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
+    """Give the labels of nnU-Net's predictor for each part in the task's numbering, a later part over an earlier one."""
+    labels = np.zeros(array.shape, dtype=np.uint8)
     for name, path in paths.items():
-        found = reference(path, sitk.GetArrayFromImage(upright)[None], upright.GetSpacing()[::-1])
+        found = reference(path, array[None], spacing_mm)
         for label, value in PARTS[name].items():
             if value:
-                expected[found == value] = classes.numbers()[label]
-    assert len(np.unique(expected)) > 4
-    model = registry.load(adopt(tmp_path / "results", tmp_path / "card"), "cpu")
+                labels[found == value] = classes.numbers()[label]
+    assert len(np.unique(labels)) > 4
+    return labels
+
+
+def predicted(folder: Path, array: np.ndarray, of: Grid, values: dict[str, Any]) -> np.ndarray:
+    """Give the model's labels, turned as ITK turns them; it tells its progress and its name."""
+    model = registry.load(adopt(folder / "results", folder / "card", values), "cpu")
     told: list[float] = []
-    prediction = model.predict({"ct": Volume(array=array[0], grid=of, unit="HU", modality="CT")}, told.append)
-    assert np.array_equal(sitk.GetArrayFromImage(turned(prediction.labels, of)), expected)
-    assert told == sorted(told)
+    prediction = model.predict({"ct": Volume(array=array, grid=of, unit="HU", modality="CT")}, told.append)
+    assert (told, told[-1]) == (sorted(told), 1.0)
     assert prediction.variant["runtime"] == "totalsegmentator"
+    assert model.need({"ct": of}, PLAIN).host > array.size
+    return sitk.GetArrayFromImage(turned(prediction.labels, of))
+
+
+@pytest.mark.parametrize("orientation", ["axial", "sagittal"])
+def test_parts_are_merged_in_the_tasks_numbering(tmp_path: Path, orientation: str) -> None:
+    """Without resample_mm every voxel has the class that nnU-Net's predictor gives for its part on the series itself."""
+    of = grid(orientation, (18, 30, 24), (3.0, 1.1, 1.4))
+    paths = write(tmp_path / "results")
+    array = image(1, of)[0]
+    upright = turned(array, of)
+    expected = merged(paths, sitk.GetArrayFromImage(upright), upright.GetSpacing()[::-1])
+    assert np.array_equal(predicted(tmp_path, array, of, {"runtime.options.resample_mm": None}), expected)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("orientation", ["axial", "coronal"])
+def test_labels_are_totalsegmentators_own(tmp_path: Path, orientation: str, order: int) -> None:
+    """As drafted, every voxel has what TotalSegmentator's resampling around nnU-Net's predictor gives."""
+    of = grid(orientation, (18, 30, 24), (3.0, 1.1, 1.4))
+    paths = write(tmp_path / "results")
+    array = image(1, of)[0]
+    upright = turned(array, of)
+    spacing_mm = upright.GetSpacing()
+    nifti = nibabel.Nifti1Image(sitk.GetArrayFromImage(upright).T.astype(np.int16), np.diag([*spacing_mm, 1.0]))
+    small = change_spacing(nifti, [1.5, 1.5, 1.5], order=order, dtype=np.int32)
+    labels = merged(paths, np.asarray(small.dataobj).T.astype(np.float32), (1.5, 1.5, 1.5))
+    large = change_spacing(
+        nibabel.Nifti1Image(labels.T, small.affine), [1.5, 1.5, 1.5], nifti.shape, order=0, dtype=np.uint8, force_affine=nifti.affine
+    )
+    found = predicted(tmp_path, array, of, {"runtime.options.resample_order": order})
+    assert np.array_equal(found, np.asarray(large.dataobj).T)
 
 
 def test_the_draft_is_a_whole_card(tmp_path: Path) -> None:
