@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     StringConstraints,
@@ -30,6 +28,8 @@ from node.errors import Misconfigured
 from node.profiles import SERIES_NUMBERS, Kind, Profile, SeriesNumber
 from node.profiles import known as known_profiles
 from node.settings_text import explain, overlay
+from node.settings_workers import Seconds, WorkersSection
+from node.settings_workers import Section as _Section
 
 
 def _ae_title(value: str) -> str:
@@ -42,15 +42,9 @@ def _ae_title(value: str) -> str:
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
 Days = Annotated[float, Field(ge=0)]
 # How work ends, in the order in which images go when the disk fills: first what is safest elsewhere.
 IMAGES_DAYS = {"committed": 7.0, "accepted": 7.0, "dropped": 7.0, "declined": 7.0, "failed": 30.0}
-TIME_LIMITS_S = {"prepare": 600.0, "infer": 1800.0, "compose": 600.0, "deliver": 900.0, "recompose": 600.0, "tell": 600.0}
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Caller(_Section):
@@ -122,33 +116,6 @@ class AssemblySection(_Section):
     on_mismatch: Literal["decline", "hold"] = "decline"
     fetch_inputs: bool = True
     on_future_date: Literal["warn", "hold"] = "warn"
-
-
-class WorkersSection(_Section):
-    """How stages run. `time_limit_s` bounds a stage absolutely, whatever its heartbeat says."""
-
-    work_dir: Path | None = None
-    devices: tuple[str, ...] = ("auto",)
-    concurrency_cpu: int = Field(default=1, ge=1)
-    concurrency_io: int = Field(default=1, ge=1)
-    threads: int = Field(default=0, ge=0)
-    lease_s: Seconds = 8
-    renew_s: Seconds = 2
-    max_attempts: int = Field(default=3, ge=1)
-    time_limit_s: Mapping[str, Seconds] = Field(default_factory=lambda: dict(TIME_LIMITS_S))
-
-    @field_validator("time_limit_s")
-    @classmethod
-    def _every_stage_has_a_limit(cls, given: Mapping[str, float]) -> Mapping[str, float]:
-        if unknown := set(given) - set(TIME_LIMITS_S):
-            raise ValueError(f"no stage is called {', '.join(sorted(unknown))}; stages are {', '.join(TIME_LIMITS_S)}")
-        return TIME_LIMITS_S | dict(given)
-
-    @model_validator(mode="after")
-    def _a_lease_outlives_its_renewal(self) -> WorkersSection:
-        if self.lease_s <= self.renew_s:
-            raise ValueError("lease_s must be longer than renew_s, or every lease runs out between two renewals")
-        return self
 
 
 class RetentionSection(_Section):

@@ -256,15 +256,18 @@ def _root(
 
 
 def main() -> None:
-    """Run the command; an error that was raised on purpose is one line and exit code 2."""
+    """Run the command; an error that was raised on purpose is one line and exit code 2. A server sets its own journal up after this."""
+    from node import journal
+
+    journal.configure(process="overread", level="WARNING")  # what a command prints is its answer alone
     try:
         app()
     except Exception as error:
         from models.card import BadCard
-        from models.vocabulary import Unfit
+        from models.vocabulary import Broken, Unfit
         from node.errors import OverreadError
 
-        if not isinstance(error, OverreadError | BadCard | Unfit):
+        if not isinstance(error, OverreadError | BadCard | Unfit | Broken):
             raise
         print(f"overread: {error}", file=sys.stderr)
         raise SystemExit(2) from None

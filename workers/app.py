@@ -67,7 +67,7 @@ def configure(settings: Settings) -> Celery:
 
 
 def run(settings: Settings, queue: str, config: Path | None = None, on_ready: Callable[[], None] = lambda: None) -> int:
-    """Consume one queue until SIGTERM; one process a unit of concurrency. Give the exit code."""
+    """Consume one queue until SIGTERM; one process a unit of concurrency, or a device. Give the exit code; raises Misconfigured."""
     from workers import tasks  # noqa: PLC0415 -- tasks import this module
 
     configure(settings)
@@ -79,12 +79,11 @@ def run(settings: Settings, queue: str, config: Path | None = None, on_ready: Ca
     setup_logging.connect(_leave_logging_alone, weak=False)
     worker_process_init.connect(_start_child, weak=False)
     worker_ready.connect(lambda **_: on_ready(), weak=False)
-    concurrency = {"cpu": settings.workers.concurrency_cpu, "io": settings.workers.concurrency_io, "gpu": 1}[queue]
     worker: Any = app.Worker(
         hostname=f"{queue}@%h",
         queues=[queue],
         pool="prefork",
-        concurrency=concurrency,
+        concurrency=_processes(settings, queue),
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
@@ -94,6 +93,15 @@ def run(settings: Settings, queue: str, config: Path | None = None, on_ready: Ca
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _processes(settings: Settings, queue: str) -> int:
+    """Count the processes of a queue's worker; raises Misconfigured."""
+    if queue == "gpu":
+        from workers import gpu  # noqa: PLC0415
+
+        return gpu.processes(settings.workers.devices)
+    return {"cpu": settings.workers.concurrency_cpu, "io": settings.workers.concurrency_io}[queue]
 
 
 def _leave_logging_alone(**_: object) -> None:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from models import card as cards
 from models import tilt
-from models.card import Accept, BadCard, ShelvedCard
+from models.card import Accept, ShelvedCard
 from models.vocabulary import Grid, Prediction, Volume
 from node import demographics, fit, holds, journal, outbox, routing
-from node.errors import Misconfigured, Refused, Retryable
+from node.errors import Misconfigured, Refused
 from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
 from node.ledger.holds import Finding
 from node.profiles import Profile
@@ -35,6 +35,7 @@ Guard = Callable[[], None]
 Following = tuple[tuple[Stage, str], ...]
 WRITER_OF = {"volumes": Stage.PREPARE, "prediction": Stage.INFER}
 """Which stage writes a work file: there a job goes back to when the file is lost."""
+ANYHOW = gpu.Policy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +61,7 @@ def make_warm(settings: Settings, queue: str) -> None:
     """Load what the queue's stages need before the first job arrives: imports take seconds, models too."""
     if queue == "gpu":
         gpu.set_threads(settings.workers.threads)
-        device = gpu.devices(settings.workers.devices)[0]
-        for name, shelved in known_cards(settings).items():
-            try:
-                gpu.warm(shelved, device)
-            except (BadCard, Retryable) as error:
-                log.warning("model.not_loaded", model=name, reason=str(error))
+        gpu.warm_up(known_cards(settings).values(), _home(settings), settings.workers.memory_budget_gb)
     elif queue == "cpu":
         from workers import load, results  # noqa: F401, PLC0415
 
@@ -86,14 +82,30 @@ def infer(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     shelved = card_of(context, claim.job)
     place = _shelf(context, claim.job)
     volumes, _origin = workspace.load_volumes(place)
-    names = gpu.devices(context.settings.workers.devices)
-    with gpu.lease(context.settings.data_dir / "run", names, context.settings.workers.time_limit_s[Stage.INFER]) as device:
+    workers = context.settings.workers
+    names = sorted(gpu.devices(workers.devices), key=_home(context.settings).__ne__)
+    limit_s = workers.time_limit_s[Stage.INFER]
+
+    def give_up(reason: str) -> None:
+        jobs.release(context.ledger, claim, reason, 0)
+
+    with gpu.lease(context.settings.data_dir / "run", names, limit_s) as device:
         guard()
-        prediction = predict(shelved, volumes, device)
+        with gpu.Watchdog(gpu.Patience(stall_s=workers.stall_s, limit_s=limit_s), give_up) as watchdog:
+            policy = _policy(context.settings)
+            prediction = predict(shelved, volumes, device, replace(policy, attempt=claim.job.attempt, progress=watchdog.tell))
     guard()
     workspace.save_prediction(place, prediction)
     guard()
     return _advance(context, claim, Stage.COMPOSE)
+
+
+def _home(settings: Settings) -> str:
+    return gpu.home(settings.data_dir / "run", gpu.devices(settings.workers.devices))
+
+
+def _policy(settings: Settings) -> gpu.Policy:
+    return gpu.Policy(precision=settings.workers.precision, budget_gb=settings.workers.memory_budget_gb)
 
 
 def compose(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
@@ -165,7 +177,7 @@ def run(shelved: ShelvedCard, routed: Routed, out: Path, settings: Settings, pro
     job, files = routed.job, routed.files
     by_role = {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()}
     volumes, origin = read_volumes(shelved, by_role)
-    prediction = predict(shelved, volumes, gpu.devices(settings.workers.devices)[0])
+    prediction = predict(shelved, volumes, gpu.devices(settings.workers.devices)[0], _policy(settings))
     request = _request((job, shelved, prediction), volumes, origin, files, settings)
     composed, summary = results.compose(in_profile(settings, request, chosen))
     out.mkdir(parents=True, exist_ok=True)
@@ -252,15 +264,13 @@ def _within_limits(grid: Grid, accept: Accept) -> None:
         raise Refused(f"The frames do not fit the model: {misfit.sentence}.")
 
 
-def predict(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str) -> Prediction:
-    """Run the model on that device; raises Unfit, Retryable, BadCard.
+def predict(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str, policy: gpu.Policy = ANYHOW) -> Prediction:
+    """Run the model on that device; raises Unfit, Broken, BadCard, Misconfigured, Retryable.
 
     A model sees upright volumes only; the slices of a tilted gantry are moved by whole pixels, and its marks moved back.
     """
-    model = gpu.warm(shelved, device)
     upright = {role: tilt.upright(volume) for role, volume in volumes.items()}
-    with gpu.memory_bounds(device):
-        prediction = model.predict(upright, lambda _part: None)
+    prediction = gpu.predict(shelved, upright, device, policy)
     return tilt.back(prediction, volumes[shelved.card.reference_role].grid)
 
 

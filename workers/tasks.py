@@ -13,7 +13,7 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 
 from models.card import BadCard
-from models.vocabulary import Unfit
+from models.vocabulary import Broken, Unfit
 from node import deliver as sender
 from node import journal, routing
 from node.broker import Broker
@@ -23,7 +23,7 @@ from node.ledger.deliveries import DeliveryClaim
 from node.settings import Settings
 from node.settings import load as load_settings
 from node.study import Job, Mode, Stage
-from workers import pipeline, rewrite, workspace
+from workers import gpu, pipeline, rewrite, workspace
 from workers.app import app
 from workers.heartbeat import Heartbeat, LostLease, Rhythm
 
@@ -158,6 +158,8 @@ def _job_stage(stage: Stage, job_id: str) -> None:
             following = pipeline.STAGES[stage](context, claim, beat.check)
         except Exception as error:  # noqa: BLE001 -- the process edge: every error becomes a state
             _settle(context, claim, error)
+            if isinstance(error, gpu.Poisoned):
+                gpu.leave(gpu.POISONED, error.reason)
             return
     log.info("stage.ended", fence=claim.fence)
     for next_stage, ident in following:
@@ -190,7 +192,7 @@ def _settle(context: pipeline.Context, claim: jobs.Claim, error: Exception) -> N
     elif isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in workspace.FULL):
         log.error("stage.no_room", alert=True, fence=claim.fence)
         jobs.postpone(ledger, claim, f"{reason or 'a disk of the worker is full'}; tried again when there is room", NO_ROOM_S)
-    elif isinstance(error, Retryable):
+    elif isinstance(error, Retryable | Broken):
         log.warning("stage.retry", reason=reason)
         jobs.release(ledger, claim, str(reason), delay_s)
     else:

@@ -22,7 +22,8 @@ from sqlalchemy.engine import Connection, Engine
 
 from node.errors import Misconfigured, Retryable
 from node.ledger import schema
-from node.settings import Settings, WorkersSection
+from node.settings import Settings
+from node.settings_workers import WorkersSection
 
 BUSY_TIMEOUT_S = 30
 _READING = "overread_reading"

@@ -177,14 +177,23 @@ def expired(ledger: Ledger) -> list[Job]:
     for row in late:
         job = job_of(row)
         taken = Claim(job=job, stage=job.stage, fence=job.fence)
+        reason = _how_lost(ledger, row)
         if job.attempt >= ledger.limits.max_attempts:
-            values = _without_result(now, JobState.FAILED, f"the worker was lost or hung in {job.stage}, {job.attempt} times")
+            values = _without_result(now, JobState.FAILED, f"{reason} (gave up after {job.attempt} attempts of {job.stage})")
         else:
-            values = _queued(now, submit_after=now) | {"reason": f"the worker was lost or hung in {job.stage}; tried again"}
+            values = _queued(now, submit_after=now) | {"reason": f"{reason}; tried again"}
         if _end(ledger, taken, values, "lost", JOBS.c.lease_until <= now):
             state = JobState(values["state"])
             back.append(replace(job, state=state, reason=values["reason"]))
     return back
+
+
+def _how_lost(ledger: Ledger, row: Row[Any]) -> str:
+    """Say what became of a worker whose lease ended: renewed up to the stage's limit it hung, else nobody was there to renew it."""
+    limit_s = _limit_s(ledger, row.stage)
+    if row.lease_until >= row.started_at + limit_s:
+        return f"the stage {row.stage} hung until its limit of {limit_s:.0f} s"
+    return f"the worker's process died in {row.stage}, or stopped answering; its memory may have run out"
 
 
 def queued(ledger: Ledger, limit: int = 50) -> list[Job]:

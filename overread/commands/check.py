@@ -146,8 +146,13 @@ def _device(settings: Settings) -> str:
     names = gpu.devices(settings.workers.devices)
     if os.path.exists("/dev/nvidia0") and not torch.cuda.is_available():  # noqa: PTH110 -- a device node, not a file
         raise OverreadError(f"this machine has an NVIDIA device, but torch {torch.__version__} cannot use it")
-    words = [f"{name} ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else name for name in names]
-    return f"{', '.join(words)}, torch {torch.__version__}"
+    words = []
+    for name in names:
+        kind = f" ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else ""
+        room, precision = gpu.whole(name), gpu.precision(name, settings.workers.precision)
+        budget, altogether = gpu.budget(name, settings.workers.memory_budget_gb), room.host if name == "cpu" else room.device
+        words.append(f"{name}{kind}: {precision}, warm models take up to {gpu.gigabytes(budget)} of {gpu.gigabytes(altogether)}")
+    return f"{'; '.join(words)}; one process each; torch {torch.__version__}"
 
 
 def _listener(settings: Settings) -> str:

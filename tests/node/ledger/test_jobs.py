@@ -92,7 +92,20 @@ def test_attempts_of_a_stage_are_bounded_whoever_loses_them(ledger: Ledger, cloc
         jobs.expired(ledger)
     failed = jobs.get(ledger, job.job_id)
     assert failed.state is JobState.FAILED
-    assert failed.reason == "the worker was lost or hung in prepare, 3 times"
+    died = "the worker's process died in prepare, or stopped answering; its memory may have run out"
+    assert failed.reason == f"{died} (gave up after 3 attempts of prepare)"
+
+
+def test_a_job_lost_by_a_hang_says_so(ledger: Ledger, clock: Clock) -> None:
+    """A lease that was renewed up to the stage's limit tells a hang from a death, with the limit."""
+    job = work.queued_job(ledger)
+    held = jobs.claim(ledger, job.job_id, Stage.PREPARE, 8)
+    assert held is not None
+    clock.now += ledger.limits.time_limit_s["prepare"] - 3
+    assert jobs.renew(ledger, held, 8)
+    clock.now += 3
+    (lost,) = jobs.expired(ledger)
+    assert lost.reason == "the stage prepare hung until its limit of 600 s; tried again"
 
 
 def test_a_released_stage_waits_and_then_gives_up(ledger: Ledger, clock: Clock) -> None:

@@ -1,0 +1,194 @@
+"""The ladder: each way in turn, until one fits."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.execution import Execution
+from models.vocabulary import Broken, Prediction, Progress, Volume
+from node.errors import Misconfigured, Retryable
+from tests import planted, shelf
+from workers.gpu import ladder, loaded, memory, watchdog
+
+Series = dict[str, Volume]
+GIB = memory.GIB
+
+
+def run(tmp_path: Path, series: Series, device: str = "cuda:0", policy: ladder.Policy | None = None, **options: object) -> dict[str, str]:
+    """Predict with a planted model; give the variant."""
+    shelved = planted.put(tmp_path, "planted", **options)
+    return dict(ladder.predict(shelved, series, device, policy or ladder.Policy()).variant)
+
+
+WAYS = {
+    "": ("plain", "cuda:0", "4", "device", "float32", "no"),
+    "batch": ("one window", "cuda:0", "1", "device", "float32", "no"),
+    "host": ("host stitching", "cuda:0", "1", "host", "float32", "no"),
+    "float16": ("half precision", "cuda:0", "1", "host", "float16", "no"),
+    "tile": ("tiles", "cuda:0", "1", "host", "float16", "yes"),
+    "cpu": ("processor, plain", "cpu", "1", "device", "float32", "no"),
+}
+
+
+@pytest.mark.parametrize("spared", WAYS)
+def test_memory_that_runs_out_leads_to_the_next_way_and_the_variant_tells(
+    tmp_path: Path, series: Series, cuda: memory.Room, spared: str
+) -> None:
+    """A real failed allocation under each way in turn: smaller batch, host, half precision, tiles, processor; what ran is recorded."""
+    variant = run(tmp_path, series, fault="memory", spared=spared)
+    assert tuple(variant[key] for key in ("way", "device", "batch", "stitch", "precision", "tile")) == WAYS[spared]
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory.", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"])
+def test_memory_by_any_name_climbs(tmp_path: Path, series: Series, cuda: memory.Room, words: str) -> None:
+    """What cuDNN, cuBLAS and the driver say of memory climbs too, and is not taken for a broken device."""
+    assert run(tmp_path, series, fault=words, spared="host")["way"] == "host stitching"
+
+
+def test_on_a_processor_the_ladder_is_short(tmp_path: Path, series: Series) -> None:
+    """A processor has two ways: plain, then tiles; never half precision."""
+    variant = run(tmp_path, series, "cpu", fault="memory", spared="tile")
+    assert (variant["way"], variant["precision"]) == ("tiles", "float32")
+
+
+def test_the_next_series_of_that_size_starts_where_the_last_one_succeeded(
+    tmp_path: Path, series: Series, cuda: memory.Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way is remembered for the model and the size class: ways before it are not tried again, but are for a smaller series."""
+    shelved = planted.put(tmp_path, "planted", fault="memory", spared="host")
+    model = loaded.warm(shelved, "cuda:0")
+    tried: list[str] = []
+    original = model.predict
+
+    def watched(volumes: Series, progress: Progress, execution: Execution) -> Prediction:
+        tried.append(execution.stitch)
+        return original(volumes, progress, execution)
+
+    monkeypatch.setattr(model, "predict", watched)
+    half = replace(series["ct"], array=series["ct"].array[:6], grid=replace(series["ct"].grid, shape=(6, 16, 16)))
+    for given in (series, series, {"ct": half}):
+        ladder.predict(shelved, given, "cuda:0", ladder.Policy())
+        tried.append("done")
+    assert tried == ["device", "device", "host", "done", "host", "done", "device", "device", "host", "done"]
+
+
+def test_what_the_model_says_it_needs_is_asked_first(tmp_path: Path, series: Series, cuda: memory.Room) -> None:
+    """A way that by the estimate does not fit is passed over without being run: with 16 GiB free, 15 do not fit and 12 do."""
+    needs = {"": 40, "host": 15, "float16": 12}
+    variant = run(tmp_path, series, fault="CUDA error: it was run", spared="float16", needs_gb=needs)
+    assert variant["way"] == "half precision"
+
+
+def test_other_models_leave_before_a_slower_way_is_taken(
+    tmp_path: Path, series: Series, cuda: memory.Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warm models are let go, the least recently used first, only as far as the need asks; the plain way then fits."""
+    for name in ("one", "two", "three"):
+        loaded.warm(planted.put(tmp_path, name), "cuda:0")
+    free = {3: 4, 2: 8, 1: 20, 0: 24}
+    others = lambda: len([name for name in loaded.names("cuda:0") if name != "planted"])  # noqa: E731
+    monkeypatch.setattr(memory, "free", lambda _device: memory.Room(device=free[others()] * GIB, host=8 * GIB))
+    assert run(tmp_path, series, needs_gb={"": 10})["way"] == "plain"
+    assert loaded.names("cuda:0") == ("three", "planted")
+
+
+def test_a_series_too_large_for_the_machine_is_refused_with_the_sizes(tmp_path: Path, series: Series, cuda: memory.Room) -> None:
+    """Where no way can ever fit the job fails at once; the reason names need, what is there, and what to do."""
+    with pytest.raises(Misconfigured) as refused:
+        run(tmp_path, series, needs_gb={"": 400, "tile": 31})
+    assert refused.value.reason == (
+        "the memory does not suffice for planted on this series (12 x 16 x 16 voxels): at the least 31.0 GB is needed, "
+        "cuda:0 has 16.0 GB free of 24.0 GB, this host has 8.0 GB free of 12.0 GB; "
+        "run it on a machine with more memory, or switch the model off for such series by a rule"
+    )
+
+
+def test_memory_that_others_use_just_now_is_waited_for(tmp_path: Path, series: Series, cuda: memory.Room) -> None:
+    """What would fit the machine when less ran beside it is tried again later, with the sizes as the reason."""
+    with pytest.raises(Retryable, match=r"at the least 20.0 GB is needed, cuda:0 has 16.0 GB free of 24.0 GB.*let less run beside it"):
+        run(tmp_path, series, needs_gb={"": 20})
+
+
+def test_memory_that_runs_out_on_every_way_is_told(tmp_path: Path, series: Series) -> None:
+    """A model whose estimate is wrong ends with the sizes too, and may be tried again."""
+    with pytest.raises(Retryable, match=r"the memory does not suffice for planted on this series \(12 x 16 x 16 voxels\)"):
+        run(tmp_path, series, "cpu", fault="memory", spared="never")
+
+
+def test_a_model_that_cannot_be_loaded_makes_others_leave_and_then_says_so(tmp_path: Path, series: Series) -> None:
+    """No memory for the weights themselves: all other models go, each device is tried once, and the reason says it."""
+    loaded.warm(planted.put(tmp_path, "other"), "cpu")
+    with pytest.raises(Retryable, match="the model itself does not fit"):
+        run(tmp_path, series, "cpu", holds_mb=1 << 40)
+    assert loaded.names("cpu") == ()
+
+
+def test_no_numbers_in_half_precision_are_computed_again_in_full(tmp_path: Path, series: Series, cuda: memory.Room) -> None:
+    """NaN under half precision leads to the same way in float32, which is remembered; NaN in float32 is the model's."""
+    policy = ladder.Policy(precision="auto")
+    variant = run(tmp_path, series, policy=policy, fault="nan", spared="float32")
+    assert (variant["precision"], variant["way"], variant["batch"]) == ("float32", "plain, full precision", "4")
+    with pytest.raises(Broken, match="in float32"):
+        run(tmp_path / "always", series, policy=policy, fault="nan", spared="never")
+
+
+def test_half_precision_that_memory_asked_for_gives_way_to_tiles_in_full(tmp_path: Path, series: Series, cuda: memory.Room) -> None:
+    """Memory forces half precision, that gives NaN, the same in float32 does not fit: then tiles in float32, not in half."""
+    needs = {"": 40, "float16": 12, "tile": 10}
+    variant = run(tmp_path, series, fault="nan", spared="float32", needs_gb=needs)
+    assert (variant["way"], variant["precision"], variant["tile"]) == ("tiles, full precision", "float32", "yes")
+
+
+def test_a_later_attempt_begins_higher_but_never_coarser(tmp_path: Path, series: Series, cuda: memory.Room) -> None:
+    """A try that killed the process left no word: the next begins a way higher, within the same device and precision."""
+    assert run(tmp_path, series, policy=ladder.Policy(attempt=2))["way"] == "one window"
+    ladder._ways.clear()
+    assert run(tmp_path, series, policy=ladder.Policy(attempt=9))["way"] == "host stitching"
+    assert run(tmp_path, series, "cpu", policy=ladder.Policy(attempt=2))["way"] == "tiles"
+
+
+@pytest.mark.parametrize("words", ["CUDA error: device-side assert triggered", "CUDA error: an illegal memory access was encountered"])
+def test_a_broken_device_ends_the_climb(tmp_path: Path, series: Series, cuda: memory.Room, words: str) -> None:
+    """After a fault of the device nothing else is tried in this process."""
+    with pytest.raises(watchdog.Poisoned, match="cuda:0 failed"):
+        run(tmp_path, series, fault=words)
+
+
+def test_an_error_of_the_model_passes(tmp_path: Path, series: Series) -> None:
+    """What is neither memory nor the device is the caller's to judge."""
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(tmp_path, series, "cpu", fault="mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_what_an_out_of_memory_held_is_free_before_the_next_try(tmp_path: Path, series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arrays in the frames of the error are gone when the next way starts."""
+    shelved = planted.put(tmp_path, "planted", fault="memory", spared="tile")
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+    model = loaded.warm(shelved, "cpu")
+    original = model.predict
+
+    def holding(volumes: Series, progress: Progress, execution: Execution) -> Prediction:
+        alive.extend(entry() is not None for entry in held)
+        block = torch.zeros(1 << 20)
+        held.append(weakref.ref(block))
+        return original(volumes, progress, execution)
+
+    monkeypatch.setattr(model, "predict", holding)
+    gc.collect()
+    ladder.predict(shelved, series, "cpu", ladder.Policy())
+    assert alive == [False]
+
+
+def test_a_real_network_runs_on_the_plain_rung_of_a_processor(tmp_path: Path, series: Series) -> None:
+    """The starter's runtime under the ladder gives labels on the series' grid, and says how it ran."""
+    shelved = planted.read(shelf.put(tmp_path) / "two-parts" / "card.toml")
+    prediction = ladder.predict(shelved, series, "cpu", ladder.Policy())
+    assert prediction.labels.shape == (12, 16, 16)
+    assert (prediction.variant["way"], prediction.variant["runtime"]) == ("plain", "state-dict")

@@ -1,0 +1,52 @@
+"""Warm models and their budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests import planted
+from workers.gpu import loaded, memory
+
+MIB = 1 << 20
+
+
+def test_a_warm_model_is_loaded_once(tmp_path: Path) -> None:
+    """The second ask gives the same model, and another device another one."""
+    shelved = planted.put(tmp_path, "one")
+    first = loaded.warm(shelved, "cpu")
+    assert loaded.warm(shelved, "cpu") is first
+    assert loaded.warm(shelved, "cuda:0") is not first
+    assert loaded.names("cpu") == ("one",)
+
+
+def test_the_least_recently_used_model_leaves_and_its_memory_with_it(tmp_path: Path) -> None:
+    """Under a budget for two of three, the one not asked for longest goes, and the process shrinks by what it held."""
+    one, two, three = (planted.put(tmp_path, name, holds_mb=100) for name in ("one", "two", "three"))
+    budget = 250 * MIB
+    loaded.warm(one, "cpu", budget)
+    loaded.warm(two, "cpu", budget)
+    loaded.warm(one, "cpu", budget)
+    full = memory.used("cpu")
+    loaded.warm(three, "cpu", budget)
+    assert loaded.names("cpu") == ("one", "three")
+    assert abs(memory.used("cpu") - full) < 20 * MIB
+    assert abs(loaded.total("cpu") - 200 * MIB) < 20 * MIB
+
+
+def test_a_model_above_the_budget_runs_alone(tmp_path: Path) -> None:
+    """What is larger than the budget is loaded all the same, and leaves when the next one comes."""
+    large, small = planted.put(tmp_path, "large", holds_mb=120), planted.put(tmp_path, "small", holds_mb=20)
+    loaded.warm(small, "cpu", 60 * MIB)
+    loaded.warm(large, "cpu", 60 * MIB)
+    assert loaded.names("cpu") == ("large",)
+    loaded.warm(small, "cpu", 60 * MIB)
+    assert loaded.names("cpu") == ("small",)
+
+
+def test_models_are_warmed_until_the_budget_is_full_and_a_bad_one_stops_no_other(tmp_path: Path) -> None:
+    """At a worker's start what fits is loaded; a card that cannot be is left to its job, which tells."""
+    bad = planted.put(tmp_path, "bad")
+    bad.card.runtime.options["holds_mb"] = 1 << 40
+    others = [planted.put(tmp_path, name, holds_mb=100) for name in ("one", "two", "three")]
+    loaded.warm_up([bad, *others], "cpu", 0.15)
+    assert loaded.names("cpu") == ("one",)
