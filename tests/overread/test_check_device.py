@@ -33,5 +33,5 @@ def test_a_gpu_that_torch_cannot_use_fails_the_line(monkeypatch: pytest.MonkeyPa
     """A machine with an NVIDIA device node and a torch without CUDA would run everything on the processor: that is told."""
     monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/nvidia0")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(OverreadError, match="torch .* cannot use it"):
+    with pytest.raises(OverreadError, match=r"torch .* cannot use it"):
         check._device(Settings())
