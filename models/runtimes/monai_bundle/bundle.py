@@ -224,7 +224,9 @@ class Bundle:
     def _variant(self, execution: Execution) -> dict[str, str]:
         facts = self._setup.facts
         return {
-            **network.variant("monai-bundle", self._network, replace(execution, tile=False)),
+            **network.facts("monai-bundle"),
+            "device": torch.device(self._setup.device).type,
+            **replace(execution, tile=False).facts(),
             "bundle": f"{facts.name} {facts.version}".strip(),
             "windows": "MONAI's" if self._by_monai else "ours",
             "inverse": "ours" if self._setup.chain.own else "the bundle's",

@@ -179,7 +179,7 @@ def on_grid(found: torch.Tensor, grid: Grid) -> str:
         return f"the result has {tuple(found.shape[1:])} voxels where the images have {shape}"
     if isinstance(found, MetaTensor) and not grid.is_projection:
         corners = np.array([[x, y, z, 1.0] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
-        off = corners @ (np.asarray(found.affine, dtype=float) - images.affine(grid)).T
+        off = corners @ (np.asarray(torch.as_tensor(found.affine).cpu(), dtype=float) - images.affine(grid)).T
         if float(np.abs(off).max()) > DEVIATION_MM:
             return f"the result lies {float(np.abs(off).max()):.2f} mm off the images"
     return ""

@@ -119,12 +119,14 @@ class _Judge(ast.NodeVisitor):
             self.faults.append(f"uses {node.id}, which is not allowed")
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
-        """Allow a reference, written __local_refs['id'], besides ordinary subscripts."""
+        """Allow a reference, written __local_refs['id'], besides ordinary subscripts; nothing is assigned to one."""
+        self._only_read(node)
         if not (isinstance(node.value, ast.Name) and node.value.id == "__local_refs" and isinstance(node.slice, ast.Constant)):
             self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        """Allow a listed member of a module, and a listed method of anything else."""
+        """Allow a listed member of a module, and a listed method of anything else; nothing is assigned to one."""
+        self._only_read(node)
         names, root = [node.attr], node.value
         while isinstance(root, ast.Attribute):
             names.append(root.attr)
@@ -151,6 +153,10 @@ class _Judge(ast.NodeVisitor):
             if asked:
                 self.faults.append(asked)
         self.generic_visit(node)
+
+    def _only_read(self, node: ast.Attribute | ast.Subscript) -> None:
+        if not isinstance(node.ctx, ast.Load):  # a comprehension's target may be any place, a module's too
+            self.faults.append(f"assigns to {ast.unparse(node)}")
 
     def _dotted(self, node: ast.AST) -> str:
         names: list[str] = []

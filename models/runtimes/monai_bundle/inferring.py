@@ -27,9 +27,11 @@ def window(inferer: Any, shape: Sequence[int | None]) -> tuple[int, ...]:
     if not isinstance(inferer, SlidingWindowInferer):
         return tuple(sizes)
     given = getattr(inferer, "orig_roi_size", inferer.roi_size)
-    wanted = [given] * len(sizes) if isinstance(given, int) else list(given)
+    wanted: list[Any] = list(given) if isinstance(given, list | tuple) else [given] * len(sizes)
     if isinstance(inferer, SliceInferer) and len(sizes) == 3:
         wanted.insert(inferer.spatial_dim, 1)
+    if not all(want is None or isinstance(want, int) for want in wanted):
+        raise ValueError(f"the inferer's window must have whole numbers, not {wanted}")
     if len(wanted) != len(sizes):
         raise ValueError(f"the inferer's window has {len(wanted)} axes, metadata's spatial_shape {len(sizes)}")
     return tuple(int(want) if want and want > 0 else size for want, size in zip(wanted, sizes, strict=True))

@@ -47,16 +47,23 @@ def loop_faults(config: Mapping[str, Any]) -> list[str]:
     """Name what a bundle's own loop does besides preprocessing, network, inferer and postprocessing; its words are only read."""
     found = []
     for name, part in config.items():
-        if not (isinstance(part, Mapping) and str(part.get("_target_", "")).endswith("Evaluator")):
+        target = str(part.get("_target_", "")) if isinstance(part, Mapping) else ""
+        if target.endswith("Dataset") and not _refers(part.get("transform", "@preprocessing"), "preprocessing"):
+            found.append(f"{name}::transform: must be @preprocessing, the section that is run here")
+        if not target.endswith("Evaluator"):
             continue
         found += [f"{name}::{key}: the loop is run here, without it" for key in LOOP_CHANGES if key in part]
         for key, ids in REFERS.items():
-            if key in part and part[key] not in [f"@{entry}" for entry in ids]:
+            if key in part and not any(_refers(part[key], entry) for entry in ids):
                 found.append(f"{name}::{key}: must be @{ids[0]}, the section that is run here")
         handlers = part.get("val_handlers", [])
         where = str(handlers).removeprefix("@") if isinstance(handlers, str) else f"{name}::val_handlers"
         found += _handler_faults(where, config.get(where, []) if isinstance(handlers, str) else handlers)
     return found
+
+
+def _refers(text: Any, name: str) -> bool:
+    return isinstance(text, str) and text.removeprefix("$").strip() == f"@{name}"
 
 
 def _handler_faults(where: str, handlers: Any) -> list[str]:
@@ -135,6 +142,8 @@ def _checked(where: str, part: Any, names: Names, found: list[str]) -> Any:
     if not isinstance(part, Mapping):
         return part
     checked = {key: _checked(f"{where}::{key}", entry, names, found) for key, entry in part.items() if key != "_target_"}
+    if "_debug_" in part:
+        found.append(f"{where}: _debug_ stops a worker")
     if "_target_" in part:
         if checked.get("_mode_", "default") not in {"default", "callable"}:
             found.append(f"{where}: _mode_ {checked['_mode_']!r} is not allowed")
