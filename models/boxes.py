@@ -17,7 +17,7 @@ from torch.nn import functional
 from models import transforms
 from models.vocabulary import Box, Broken, Finding, Triple, Unfit
 
-SLACK = 1e-3  # a probability in half precision may lie that far outside of 0..1
+SLACK = 1e-3  # a probability in half precision may lie that far outside of 0..1, a sum of them that far from 1
 NEVER = (0, math.inf)
 MOST = 10_000  # boxes above their threshold; a network that marks more does not see what it was taught on
 

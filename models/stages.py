@@ -136,6 +136,7 @@ def prove(stage: Stage, found: program.Program, roles: int) -> None:
     outputs = program.probe(found, roles, stage.probe)
     if stage.scores:
         program.prove_vector(outputs, stage.scores.channels)
+        _activation_is_told(stage, outputs[0], range(outputs[0].shape[1]) if stage.scores.activation == "softmax" else ())
     elif stage.rows:
         wanted = max(stage.rows.boxes, stage.rows.scores, stage.rows.classes or 0)
         if len(outputs) <= wanted:
@@ -146,6 +147,25 @@ def prove(stage: Stage, found: program.Program, roles: int) -> None:
             raise ValueError(error.reason) from None
     else:
         program.prove_dense(outputs, len(stage.channels), stage.probe)
+        sizes = stage.centres.size_channels if stage.centres else ()
+        heat = outputs[0][:, [channel for channel in stage.channels if channel not in sizes]]
+        _activation_is_told(stage, heat, stage.softmax_channels)
+
+
+def _activation_is_told(stage: Stage, scores: torch.Tensor, shared: Sequence[int]) -> None:
+    """Compare what `outputs` says with what came out of the zeros (batch, channels, ...); raises ValueError.
+
+    A softmax of probabilities keeps the classes' order and flattens them; a threshold on logits means nothing.
+    """
+    if scores.device.type == "meta":
+        return
+    low, high = float(scores.min()), float(scores.max())
+    within = low >= -boxes.SLACK and high <= 1 + boxes.SLACK
+    if stage.outputs == "probabilities" and not within:
+        raise ValueError(f'outputs = "probabilities", but the network gives {low:g} to {high:g}: these are logits')
+    sums = scores[:, list(shared)].sum(dim=1) if len(shared) > 1 else None
+    if stage.outputs == "logits" and within and sums is not None and bool(((sums - 1).abs() < boxes.SLACK).all()):
+        raise ValueError('the network gives probabilities already, a softmax that sums to 1: say outputs = "probabilities"')
 
 
 def run(loaded: Loaded, volumes: Mapping[str, Volume], progress: Progress, execution: Execution) -> Prediction:
@@ -185,6 +205,8 @@ def _whole(loaded: Loaded, tensor: torch.Tensor, layout: windows.Layout) -> torc
         vector = loaded.program(seen[:, :, 0] if loaded.stage.flat else seen)[0].float()
         if not bool(torch.isfinite(vector).all()):
             raise Broken("The network gave scores that are no finite numbers.")
+        if loaded.activated and not (float(vector.min()) >= -boxes.SLACK and float(vector.max()) <= 1 + boxes.SLACK):
+            raise Broken("The network gave scores that are no probabilities, which its card says they are.")
         return (vector if loaded.activated else outcome.activate(loaded.stage, vector))[0]
 
 

@@ -261,6 +261,32 @@ def test_labels_may_return_by_the_nearest_voxel(tmp_path: Path) -> None:
     assert 0.6 < dice(found == 1, shown.array > 0) < 0.97
 
 
+@pytest.mark.parametrize(
+    ("network", "options", "output", "reason"),
+    [
+        (Lines((1.0, -4.0)), SEEN + 'outputs = "probabilities"\nmask_channels = [0]\n', "masks\n" + labels("organ"), "these are logits"),
+        (
+            nn.Sequential(Lines((1.0, 0.0), (9.0, -4.0)), nn.Softmax(dim=1)),
+            SEEN + "organ_channels = [0, 1]\n",
+            "labels\n" + labels("organ"),
+            "gives probabilities already",
+        ),
+        (
+            nn.Sequential(Mean(), nn.Softmax(dim=1)),
+            'size = [16, 16, 16]\nscores = { activation = "softmax", channels = [0] }\n',
+            "scores\n" + labels("finding"),
+            "gives probabilities already",
+        ),
+    ],
+    ids=["logits", "a softmax", "a softmax of the whole"],
+)
+def test_logits_and_probabilities_are_told_apart(tmp_path: Path, network: nn.Module, options: str, output: str, reason: str) -> None:
+    """A card that says one and a network that gives the other would move every threshold; it is found when the model is loaded."""
+    files = programs.scripted(network, torch.zeros(1))
+    with pytest.raises(BadCard, match=reason):
+        registry.load(shelve(tmp_path, "torchscript", files, options, output), "cpu")
+
+
 WRONG = [
     ("organ_channels = [0, 1]", "labels", labels("organ", threshold=0.5), "threshold of an organ label says nothing"),
     ('findings = { channel = 0, label = 1, of = "softmax", threshold = 0.5 }', "labels", labels("finding"), "whose first is none"),
