@@ -39,7 +39,7 @@ def draft(path: Path) -> Draft:
         raise BadCard(f"{path}: {error}") from None
     if plan.orientation is not None:
         options["orientation"] = plan.orientation
-    labels = [{"index": value, "label": words(name), "kind": "organ"} for value, name in sorted(heads.names.items()) if value]
+    labels = [{"index": value, "label": words(name)} for value, name in sorted(heads.names.items()) if value]
     if heads.regions:
         notes.append("labels are regions: each voxel has the last of them, in regions_class_order, that it lies in")
     return Draft(

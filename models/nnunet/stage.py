@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.execution import Execution, Need
-from models.nnunet import architecture, labelling, preparation, resampling
+from models.nnunet import architecture, labelling, lesions, preparation, resampling
 from models.nnunet.plans import Heads, Plans, configuration, heads, read
 from models.nnunet.scores import Passes, slabs
 from models.vocabulary import Progress
@@ -55,12 +55,21 @@ class Inference(Trained):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Labelled:
+    """What a folder says of an image, on the image's voxels (z, y, x); `levels`: probabilities of the labels that are watched."""
+
+    labels: NDArray[np.uint8]
+    levels: Mapping[int, NDArray[np.float16]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stage:
-    """One configuration, its networks warm on their device."""
+    """One configuration, its networks warm on their device; `watched` are labels whose probability is asked for."""
 
     plans: Plans
     heads: Heads
     passes: Passes
+    watched: tuple[int, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -108,31 +117,48 @@ def _stage(plans: Plans, outputs: Heads, given: tuple[Trained, Inference, Mappin
     return Stage(plans=plans, heads=outputs, passes=passes)
 
 
-def labels(
+def label(
     stages: Sequence[Stage], image: preparation.Floats, spacing_mm: Sequence[float], execution: Execution, progress: Progress
-) -> NDArray[np.uint8]:
+) -> Labelled:
     """Label an image (channels, z, y, x) whose voxels are spacing_mm (z, y, x) apart, on its own voxels; raises Unfit.
 
     A cascade's first stage labels the whole image, and the second sees these labels beside it.
     """
     previous: tuple[NDArray[np.uint8], Sequence[int]] | None = None
-    found: NDArray[np.uint8] | None = None
+    found: Labelled | None = None
     for number, stage in enumerate(stages):
-        prepared = preparation.prepare(image.copy(), spacing_mm, stage.plans, previous)
-        array = torch.from_numpy(prepared.array)
-        pieces = slabs(
-            array if execution.stitch == "host" else array.to(stage.device),
-            stage.passes,
-            execution,
-            lambda part, number=number: progress((number + part) / len(stages)),  # type: ignore[misc]
-        )
-        inside = labelling.label(pieces, prepared.array.shape[1:], prepared.way, stage.heads)
-        whole = np.zeros(prepared.whole, dtype=np.uint8)
-        whole[prepared.crop] = inside
-        found = np.ascontiguousarray(whole.transpose(stage.plans.backward))
-        previous = found, stage.heads.foreground
+
+        def tell(part: float, number: int = number) -> None:
+            progress((number + part) / len(stages))
+
+        found = _run(stage, preparation.prepare(image.copy(), spacing_mm, stage.plans, previous), execution, tell)
+        previous = found.labels, stage.heads.foreground
     assert found is not None  # there is at least one stage
     return found
+
+
+def _run(stage: Stage, prepared: preparation.Prepared, execution: Execution, progress: Progress) -> Labelled:
+    """Label what is prepared, and lay it where it was in the image."""
+    array = torch.from_numpy(prepared.array)
+    pieces = slabs(array if execution.stitch == "host" else array.to(stage.device), stage.passes, execution, progress)
+    seen: list[torch.Tensor] = []
+    watched = lesions.watch(pieces, stage.heads, stage.watched, seen)
+    inside = labelling.label(watched, prepared.array.shape[1:], prepared.way, stage.heads)
+    levels = torch.cat(seen, dim=1).numpy() if seen else ()
+    return Labelled(
+        labels=_laid(inside, prepared, stage.plans),
+        levels={
+            value: _laid(lesions.at_crop(level, prepared.way.shape), prepared, stage.plans)
+            for value, level in zip(stage.watched, levels, strict=True)
+        },
+    )
+
+
+def _laid(inside: NDArray[Any], prepared: preparation.Prepared, plans: Plans) -> NDArray[Any]:
+    """Put a crop back into the image, 0 around it, and turn its axes back."""
+    whole = np.zeros(prepared.whole, dtype=inside.dtype)
+    whole[prepared.crop] = inside
+    return np.ascontiguousarray(whole.transpose(plans.backward))
 
 
 def need(stages: Sequence[Stage], shape: Sequence[int], spacing_mm: Sequence[float], execution: Execution) -> Need:

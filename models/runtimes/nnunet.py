@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
-from models import registry, transforms
+from models import registry, segmenter, transforms
 from models.card import Card, ShelvedCard
 from models.execution import PLAIN, Execution, Need
-from models.nnunet import stage
+from models.nnunet import lesions, stage
 from models.vocabulary import Grid, Prediction, Progress, Unfit, Volume
 
 ORIENTATION = r"^([LRPASI]{3}|as-stored)$"
@@ -34,13 +37,14 @@ def load(shelved: ShelvedCard, device: str) -> NnUNet:
         options = Options.model_validate(shelved.card.runtime.options)
         stages = stage.build(registry.weights(shelved, stage.names(options)), options, device)
         agree(shelved.card, stages, options.orientation, tuple(sorted({value for value in stages[-1].heads.values if value})))
-    return NnUNet(shelved.card, options, stages)
+    findings = tuple(label.index for label in shelved.card.output.labels if label.kind == "finding")
+    return NnUNet(shelved.card, options, (*stages[:-1], replace(stages[-1], watched=findings)))
 
 
 def agree(card: Card, stages: Sequence[stage.Stage], orientation: str, values: tuple[int, ...]) -> None:
     """Check the card against what the folder holds; raises ValueError."""
-    if card.output.kind != "labels" or card.output.inverse != "runtime" or any(label.kind != "organ" for label in card.output.labels):
-        raise ValueError('nnU-Net gives labels: output.kind must be "labels", output.inverse "runtime", and every label an organ')
+    if card.output.kind != "labels" or card.output.inverse != "runtime":
+        raise ValueError('nnU-Net gives labels: output.kind must be "labels" and output.inverse "runtime"')
     indices = tuple(sorted(label.index for label in card.output.labels))
     if indices != values:
         raise ValueError(f"the network's labels are {list(values)}, the card's output.labels have the indices {list(indices)}")
@@ -104,12 +108,16 @@ class NnUNet:
     def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
         """Label an image; raises Unfit."""
         image, grid = channels(self._card, volumes, self._options.orientation)
-        found = stage.labels(self._stages, image, grid.spacing_mm, execution, lambda part: progress(0.02 + 0.96 * part))
-        source = volumes[self._card.reference_role].grid
-        progress(1.0)
+        found = stage.label(self._stages, image, grid.spacing_mm, execution, lambda part: progress(0.02 + 0.94 * part))
+        source, orientation = volumes[self._card.reference_role].grid, self._options.orientation
+        labels = back(found.labels, source, orientation)
+        levels = {index: back(level, source, orientation) for index, level in found.levels.items()}
+        instances, findings = lesions.mark(labels, levels, self._card, source)
+        segmenter.drop_small(labels, source, self._card)
         moved = [role for role, volume in sorted(volumes.items()) if not same(volume.grid, source)]
         said = variant(self._stages, execution) | ({"interpolated": " ".join(moved)} if moved else {})
-        return Prediction(grid=source, labels=back(found, source, self._options.orientation), variant=said)
+        progress(1.0)
+        return Prediction(grid=source, labels=labels, instances=instances, findings=findings, variant=said)
 
 
 def turned(grid: Grid, orientation: str) -> Grid:
@@ -117,11 +125,9 @@ def turned(grid: Grid, orientation: str) -> Grid:
     return grid if orientation == "as-stored" else transforms.turning(grid, orientation).turned(grid)
 
 
-def back(
-    labels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], source: Grid, orientation: str
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Turn labels back to the source's own axes."""
-    return labels if orientation == "as-stored" else np.ascontiguousarray(transforms.turning(source, orientation).turn_back(labels))
+def back(array: NDArray[Any], source: Grid, orientation: str) -> NDArray[Any]:
+    """Turn labels, or what lies beside them, back to the source's own axes."""
+    return array if orientation == "as-stored" else np.ascontiguousarray(transforms.turning(source, orientation).turn_back(array))
 
 
 def variant(stages: Sequence[stage.Stage], execution: Execution) -> dict[str, str]:

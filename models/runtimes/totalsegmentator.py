@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models import registry
+from models import registry, segmenter
 from models.card import Card, ShelvedCard
 from models.execution import PLAIN, Execution, Need
 from models.nnunet import classes, respaced, stage
@@ -59,6 +59,8 @@ def load(shelved: ShelvedCard, device: str) -> TotalSegmentator:
     """Build every part's networks and fill them with the checked weights; raises BadCard."""
     with registry.options_at_fault(shelved):
         options = Options.model_validate(shelved.card.runtime.options)
+        if shelved.card.finds:
+            raise ValueError("TotalSegmentator's classes are organs: every output label must be one")
         wanted = [name for part in options.parts for name in stage.names(part, f"{part.name}_")]
         content = registry.weights(shelved, tuple(wanted))
         parts = tuple(_loaded(content, part, device) for part in options.parts)
@@ -118,10 +120,11 @@ class TotalSegmentator:
             def tell(done: float, number: int = number) -> None:
                 progress(0.02 + 0.96 * (number + done) / len(self._parts))
 
-            found = part.numbers[stage.labels(part.stages, image, spacing_mm, execution, tell)]
+            found = part.numbers[stage.label(part.stages, image, spacing_mm, execution, tell).labels]
             np.copyto(merged, found, where=found > 0)
         source = volumes[self._card.reference_role].grid
-        merged = respaced.back(merged, shape)
+        labels = nnunet.back(respaced.back(merged, shape), source, self._options.orientation)
+        segmenter.drop_small(labels, source, self._card)
         progress(1.0)
         variant: dict[str, Any] = nnunet.variant(self._parts[-1].stages, execution) | {"runtime": "totalsegmentator"}
-        return Prediction(grid=source, labels=nnunet.back(merged, source, self._options.orientation), variant=variant)
+        return Prediction(grid=source, labels=labels, variant=variant)

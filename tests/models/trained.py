@@ -224,7 +224,7 @@ def adopt(path: Path, folder: Path, values: Mapping[str, Any] | None = None) -> 
         "limits": ["tests"],
     }
     for label in table["output"]["labels"]:
-        for key, value in {"category": CODE, "type": CODE, "cielab": [50, 1, label["index"]]}.items():
+        for key, value in {"kind": "organ", "category": CODE, "type": CODE, "cielab": [50, 1, label["index"]]}.items():
             label.setdefault(key, value)
     for part in table["inputs"]:
         part["accept"].setdefault("modality", ["MR"])
@@ -253,6 +253,21 @@ def reference(path: Path, image: NDArray[np.float32], spacing_mm: Sequence[float
     previous = None
     if before is not None:
         previous = reference(path.with_name("__".join([*path.name.split("__")[:-1], before])), image, spacing_mm, mirroring=mirroring)
+    predictor = _predictor(path, mirroring=mirroring)
+    seen = None if previous is None else previous[None].astype(np.float32)
+    labels = predictor.predict_single_npy_array(image.copy(), {"spacing": list(spacing_mm)}, seen, None, save_or_return_probabilities=False)
+    return np.asarray(labels)
+
+
+@quiet()
+def probabilities(path: Path, image: NDArray[np.float32], spacing_mm: Sequence[float]) -> NDArray[np.float32]:
+    """Give nnU-Net's own probabilities (classes, z, y, x) of an image."""
+    predictor = _predictor(path, mirroring=True)
+    found = predictor.predict_single_npy_array(image.copy(), {"spacing": list(spacing_mm)}, None, None, save_or_return_probabilities=True)
+    return np.asarray(found[1])
+
+
+def _predictor(path: Path, *, mirroring: bool) -> nnUNetPredictor:
     predictor = nnUNetPredictor(
         tile_step_size=0.5,
         use_gaussian=True,
@@ -262,6 +277,4 @@ def reference(path: Path, image: NDArray[np.float32], spacing_mm: Sequence[float
         allow_tqdm=False,
     )
     predictor.initialize_from_trained_model_folder(str(path), use_folds=None, checkpoint_name="checkpoint_final.pth")
-    seen = None if previous is None else previous[None].astype(np.float32)
-    labels = predictor.predict_single_npy_array(image.copy(), {"spacing": list(spacing_mm)}, seen, None, save_or_return_probabilities=False)
-    return np.asarray(labels)
+    return predictor

@@ -20,7 +20,7 @@ from models.card import BadCard
 from models.execution import PLAIN, Execution
 from models.vocabulary import Broken, Grid, Unfit, Volume
 from tests.models.grids import AXES, grid
-from tests.models.trained import LABELS, REGIONS, Training, adopt, configuration, first_plans, reference, residual, train
+from tests.models.trained import LABELS, REGIONS, Training, adopt, configuration, first_plans, probabilities, reference, residual, train
 
 SHAPE, SPACING_MM = (20, 40, 33), (2.5, 0.8, 0.9)
 MASKED = {"normalization_schemes": ["ZScoreNormalization"] * 2, "use_mask_for_norm": [True, True]}
@@ -127,6 +127,29 @@ def test_how_it_is_run_changes_no_label(tmp_path: Path, execution: Execution) ->
     need = model.need({"ct": of}, execution)
     assert need.device > 0
     assert need.host > 4 * array.size
+
+
+def test_a_finding_is_each_part_of_its_label(tmp_path: Path) -> None:
+    """Every connected part has a number, its box, and the softmax's highest value as its score; small and unsure ones are none."""
+    training, of = CASES["at its own spacing"]
+    path = train(training, tmp_path)
+    array = image(1, of)
+    expected, levels = reference(path, array, of.spacing_mm), probabilities(path, array, of.spacing_mm)[3]
+    shelved = adopt(path, tmp_path / "card", {"output.labels.3.kind": "finding", "output.labels.3.min_volume_ml": 0.007})
+    prediction = registry.load(shelved, "cpu").predict(volumes(training, array, of), lambda _: None)
+    parts, count = ndimage.label(expected == 3, structure=np.ones((3, 3, 3)))
+    large = [number for number in range(1, count + 1) if np.count_nonzero(parts == number) * of.voxel_mm3 >= 7]
+    assert 1 < len(large) < count
+    assert np.array_equal(prediction.labels, np.where(expected == 3, 0, expected))
+    assert np.array_equal(prediction.instances > 0, np.isin(parts, large))
+    assert [finding.number for finding in prediction.findings] == list(range(1, len(large) + 1))
+    for finding in prediction.findings:
+        voxels = np.argwhere(prediction.instances == finding.number)
+        (number,) = np.unique(parts[prediction.instances == finding.number])
+        assert (finding.label, finding.box.low, finding.box.high) == (3, tuple(voxels.min(axis=0)), tuple(voxels.max(axis=0) + 1))
+        assert finding.score == pytest.approx(levels[parts == number].max(), abs=2e-3)
+    sure = adopt(path, tmp_path / "sure", {"output.labels.3.kind": "finding", "output.labels.3.threshold": 0.999999})
+    assert registry.load(sure, "cpu").predict(volumes(training, array, of), lambda _: None).findings == ()
 
 
 def test_without_mirroring_where_the_card_says_so(tmp_path: Path) -> None:
@@ -256,7 +279,7 @@ def test_a_wrong_folder_is_told_when_it_is_loaded(tmp_path: Path, name: str) -> 
             {"output.labels.3.index": 4, "measurements.3.label": 4},
             r"labels are \[1, 2, 3\], the card's output.labels have the indices \[1, 2, 4\]",
         ),
-        ({"output.labels.3.kind": "finding"}, "every label an organ"),
+        ({"output.kind": "masks"}, "output.kind"),
     ],
 )
 def test_a_card_that_does_not_fit_its_folder_is_bad(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
