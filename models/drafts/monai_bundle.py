@@ -24,6 +24,11 @@ INVERSE = Missing(
     what='"scores-linear" (scores are interpolated, then cut to classes) or "labels-nearest"',
     why="the bundle has no Invertd, so its result is returned to the voxels of the images here",
 )
+SCRIPTS = Missing(
+    key="runtime.options.allow_scripts",
+    what="true, once you have read the bundle's own code in scripts/; it runs as any Python does",
+    why="the bundle builds parts of itself from code of its own, which is pinned here and not held back by anything",
+)
 LICENCE = "of network and weights: "
 
 
@@ -61,10 +66,12 @@ def draft(path: Path) -> Draft:
     missing = [Missing(key="model.licence", what=_licence(path, metadata), why="whether a hospital may use it")]
     missing += [] if any("Orientation" in step for step in steps) or len(facts.shape) == 2 else [ORIENTATION]
     missing += [] if keys.value(card, "output.inverse") else [INVERSE]
+    own = _scripts(path, faults)
+    missing += [SCRIPTS] if own else []
     return Draft(
         format="monai-bundle",
         card=card,
-        files=_files(path, inference, weights),
+        files={**_files(path, inference, weights), **own},
         missing=tuple(entry for entry in missing if keys.value(card, entry.key) is None),
         notes=(
             f"{facts.inputs} channels in, {facts.outputs} out: " + ", ".join(f"{key} {name}" for key, name in facts.channel_def.items()),
@@ -80,6 +87,14 @@ def _files(path: Path, inference: str, weights: str) -> dict[str, Source]:
         "inference": Source(path=path / inference, place=inference),
         "weights": Source(path=path / weights, place="models/model.safetensors" if pickled else weights, pickled=pickled),
     }
+
+
+def _scripts(path: Path, faults: list[str]) -> dict[str, Source]:
+    """Pin all of a bundle's own code where a needed part of it names some."""
+    if not any(" scripts." in fault for fault in faults):
+        return {}
+    found = sorted((path / "scripts").rglob("*.py"))
+    return {f"script_{number}": Source(path=file, place=file.relative_to(path).as_posix()) for number, file in enumerate(found)}
 
 
 def _steps(section: Any) -> Iterator[Mapping[str, Any]]:

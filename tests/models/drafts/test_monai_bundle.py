@@ -103,6 +103,22 @@ def test_what_the_configuration_leaves_open_is_asked_for(tmp_path: Path) -> None
     assert draft.notes[2].startswith("cannot be honoured: network_def::act")
 
 
+def test_code_of_the_bundles_own_is_pinned_and_must_be_allowed(tmp_path: Path) -> None:
+    """Where the network is a class of the bundle's own its files are pinned, and a human must say that they may run."""
+    bundles.write(tmp_path)
+    inference = changed(INFERENCE, network_def={"_target_": "scripts.net.Own"})
+    (tmp_path / "configs/inference.json").write_text(bundles.json.dumps(inference))
+    (tmp_path / "scripts/parts").mkdir(parents=True)
+    for name in ("net.py", "parts/sizes.py"):
+        (tmp_path / "scripts" / name).write_text("raise SystemExit\n")
+    draft = drafts.inspect(tmp_path)
+    assert [source.place for name, source in draft.files.items() if name.startswith("script_")] == [
+        "scripts/net.py",
+        "scripts/parts/sizes.py",
+    ]
+    assert "runtime.options.allow_scripts" in [entry.key for entry in draft.missing]
+
+
 def test_a_bundle_whose_metadata_lacks_a_key_is_refused(tmp_path: Path) -> None:
     """Metadata without what is needed is told by the key."""
     with pytest.raises(BadCard, match="metadata: monai_version is missing"):
