@@ -24,6 +24,8 @@ QUEUES = ("gpu", "cpu", "io")
 STAGES_OF = {"cpu": (Stage.PREPARE, Stage.COMPOSE, Stage.RECOMPOSE, Stage.TELL), "gpu": (Stage.INFER,), "io": (Stage.DELIVER,)}
 VISIBILITY_TIMEOUT_S = 120
 KILL_AFTER_S = 10.0
+# A process loads models before it says that it lives: a minute's worth (workers.gpu.loaded), and the last may be a large one.
+START_S = 600.0
 PRIORITY_DEFAULT = 6  # 0 is the highest, and a message without one would count as 0
 
 app = Celery("overread", include=["workers.tasks"], set_as_current=True)
@@ -52,7 +54,7 @@ def configure(settings: Settings) -> Celery:
         task_default_priority=PRIORITY_DEFAULT,
         task_create_missing_queues=True,
         worker_prefetch_multiplier=1,
-        worker_proc_alive_timeout=120,
+        worker_proc_alive_timeout=START_S,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

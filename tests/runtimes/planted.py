@@ -28,6 +28,7 @@ class Planted:
 
     options  fault     what happens in `predict`
              spared    the fault is left out where the execution is at least so sparing: "batch", "host", "float16", "tile", "cpu"
+             dies_loading  true: the process does
              holds_mb  of ballast, for as long as it is loaded
              needs_gb  on its device, by the same words; "" for any other execution
     """
@@ -36,6 +37,8 @@ class Planted:
         self._options: Mapping[str, Any] = shelved.card.runtime.options
         self._reference = shelved.card.reference_role
         self._device = device
+        if self._options.get("dies_loading"):
+            os.kill(os.getpid(), signal.SIGSEGV)
         self._ballast = np.ones(int(self._options.get("holds_mb", 0)) << 20, dtype=np.uint8)
 
     def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:

@@ -91,6 +91,14 @@ def predict(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str, po
 
     Raises Unfit, Broken, BadCard, Poisoned; where no way does, Misconfigured if the machine is too small for it, else Retryable.
     """
+    try:
+        return _climb(shelved, volumes, device, policy)
+    except RuntimeError as error:
+        watchdog.raise_if_poisoned(error, device)
+        raise
+
+
+def _climb(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str, policy: Policy) -> Prediction:
     grids = {role: volume.grid for role, volume in volumes.items()}
     key = (shelved.digest, device, policy.precision, _size_class(grids))
     todo = list(_start(key, policy))
@@ -148,7 +156,6 @@ def _try(shelved: ShelvedCard, volumes: Mapping[str, Volume], rung: Rung, policy
     except Broken as error:
         failure = error
     except Exception as error:
-        watchdog.raise_if_poisoned(error, rung.device)
         if not memory.ran_out(error):
             raise
         failure = error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from models.card import BadCard, ShelvedCard
 from models.vocabulary import Model
@@ -12,6 +15,10 @@ from node import journal
 from workers.gpu import memory
 
 log = journal.get("gpu")
+WARM_UP_S = 60.0
+"""After this nothing more is loaded ahead: Celery's parent waits only so long for a process to start (workers.app)."""
+MARK_S = 3600.0
+"""For so long a model is not loaded ahead after a process died of it, or was killed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,25 +50,45 @@ def warm(shelved: ShelvedCard, device: str, budget: int | None = None) -> Model:
     return _warm[key].model
 
 
-def warm_up(shelf: Iterable[ShelvedCard], device: str, budget_gb: float | None) -> None:
-    """Load models before the first job comes, while one more as large as the largest fits the budget.
+def warm_up(shelf: Iterable[ShelvedCard], device: str, budget_gb: float | None, run_dir: Path) -> None:
+    """Load models before the first job comes, while one more as large as the largest fits the budget, and for a minute.
 
-    What cannot be loaded is journalled, and told by its job.
+    What cannot be loaded is journalled, and told by its job. A model under which the last process died is left to its job too:
+    else it would take every process with it, and all models.
     """
-    budget = memory.budget(device, budget_gb)
+    budget, until = memory.budget(device, budget_gb), time.monotonic() + WARM_UP_S
     for shelved in shelf:
+        name = shelved.card.model.name
         largest = max((entry.size for (_digest, place), entry in _warm.items() if place == device), default=0)
-        if budget is not None and total(device) + largest > budget:
-            log.info("models.left_cold", device=device)
+        if (budget is not None and total(device) + largest > budget) or time.monotonic() > until:
+            log.info("models.left_cold", device=device, first=name)
             return
-        try:
-            warm(shelved, device, budget)
-        except BadCard as error:
-            log.warning("model.not_loaded", model=shelved.card.model.name, reason=str(error))
-        except Exception as error:
-            if not memory.ran_out(error):
-                raise
-            log.warning("model.not_loaded", model=shelved.card.model.name, reason="no memory for it just now")
+        mark = run_dir / f"loading-{device.replace(':', '')}-{shelved.digest[:16]}"
+        if _is_fresh(mark):
+            log.error("model.left_cold", alert=True, model=name, reason="the last process died while it loaded this")
+            continue
+        _marked(mark, shelved, device, budget)
+
+
+def _is_fresh(mark: Path) -> bool:
+    with suppress(OSError):
+        return time.time() - mark.stat().st_mtime < MARK_S
+    return False
+
+
+def _marked(mark: Path, shelved: ShelvedCard, device: str, budget: int | None) -> None:
+    """Load with a mark on the disk, which only a process that died leaves there."""
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    name = shelved.card.model.name
+    try:
+        warm(shelved, device, budget)
+    except BadCard as error:
+        log.warning("model.not_loaded", model=name, reason=str(error))
+    except Exception as error:  # noqa: BLE001 -- one model's fault must not keep the others from working
+        reason = "no memory for it just now" if memory.ran_out(error) else f"unexpected {type(error).__name__}"
+        log.warning("model.not_loaded", model=name, reason=reason)
+    mark.unlink(missing_ok=True)
 
 
 def _load(shelved: ShelvedCard, device: str) -> _Warm:

@@ -14,7 +14,7 @@ from models.execution import Execution
 from models.vocabulary import Broken, Prediction, Progress, Volume
 from node.errors import Misconfigured, Retryable
 from tests import planted, shelf
-from workers.gpu import ladder, loaded, memory, watchdog
+from workers.gpu import hardware, ladder, loaded, memory, watchdog
 
 Series = dict[str, Volume]
 GIB = memory.GIB
@@ -158,6 +158,22 @@ def test_a_broken_device_ends_the_climb(tmp_path: Path, series: Series, cuda: me
     """After a fault of the device nothing else is tried in this process."""
     with pytest.raises(watchdog.Poisoned, match="cuda:0 failed"):
         run(tmp_path, series, fault=words)
+
+
+def test_a_device_that_is_lost_already_is_known_before_anything_runs(
+    tmp_path: Path, series: Series, cuda: memory.Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of an earlier call shows in the next question to the device, whatever is asked."""
+
+    def fails(_device: str) -> memory.Room:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(memory, "free", fails)
+    with pytest.raises(watchdog.Poisoned):
+        run(tmp_path, series)
+    monkeypatch.setattr(hardware, "has_half", fails)
+    with pytest.raises(watchdog.Poisoned):
+        run(tmp_path, series)
 
 
 def test_an_error_of_the_model_passes(tmp_path: Path, series: Series) -> None:

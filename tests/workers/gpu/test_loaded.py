@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from tests import planted
 from workers.gpu import loaded, memory
 
 MIB = 1 << 20
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_warm_model_is_loaded_once(tmp_path: Path) -> None:
@@ -48,5 +54,24 @@ def test_models_are_warmed_until_the_budget_is_full_and_a_bad_one_stops_no_other
     bad = planted.put(tmp_path, "bad")
     bad.card.runtime.options["holds_mb"] = 1 << 40
     others = [planted.put(tmp_path, name, holds_mb=100) for name in ("one", "two", "three")]
-    loaded.warm_up([bad, *others], "cpu", 0.15)
+    loaded.warm_up([bad, *others], "cpu", 0.15, tmp_path / "run")
     assert loaded.names("cpu") == ("one",)
+
+
+def test_a_model_that_kills_its_process_while_it_loads_is_left_to_its_job(tmp_path: Path) -> None:
+    """The next process skips it and warms the rest; after a while it is tried again."""
+    shelf = [planted.put(tmp_path, "bad", dies_loading=True), planted.put(tmp_path, "good")]
+    code = "import sys; from pathlib import Path; from models.card import read; from tests import planted; from workers.gpu import loaded\n"
+    code += "planted.install(); home = Path(sys.argv[1]); shelf = [read(home / name / 'card.toml') for name in ('bad', 'good')]\n"
+    code += "loaded.warm_up(shelf, 'cpu', None, home / 'run'); print(*loaded.names('cpu'))"
+    ended = [_run(code, tmp_path) for _ in range(2)]
+    assert [process.returncode for process in ended] == [-signal.SIGSEGV, 0]
+    assert ended[1].stdout.splitlines()[-1] == "good"
+    (mark,) = (tmp_path / "run").iterdir()
+    assert shelf[0].digest.startswith(mark.name.removeprefix("loading-cpu-"))
+    os.utime(mark, (time.time() - loaded.MARK_S - 1,) * 2)
+    assert _run(code, tmp_path).returncode == -signal.SIGSEGV
+
+
+def _run(code: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, str(home)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
