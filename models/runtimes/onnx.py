@@ -92,7 +92,7 @@ def self_contained(files: Mapping[str, bytes]) -> bytes:
         raise ValueError("the file is no ONNX graph: it has no operation")
     _domains_are_known(model)
     used = set()
-    for tensor in _tensors(model.graph, onnx):
+    for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             used.add(_take_in(tensor, beside, onnx))
     if unused := set(beside) - used:
@@ -113,18 +113,22 @@ def _domains_are_known(model: Any) -> None:
         raise ValueError(f"the graph needs operations of {min(strange)!r}, which are native code this node does not load")
 
 
-def _tensors(graph: Any, onnx: Any) -> Iterator[Any]:
-    """Give every stored tensor of a graph and of the graphs inside it."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-            for inner in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
-                yield from _tensors(inner, onnx)
+def _tensors(model: Any) -> Iterator[Any]:
+    """Give every stored tensor: of the graph, of the graphs inside it, and of the functions it defines."""
+    graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        for graph in graphs:
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes += graph.node
+        attributes = [attribute for node in nodes for attribute in node.attribute]
+        graphs, nodes = [], []
+        for attribute in attributes:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            graphs += [attribute.g, *attribute.graphs]
 
 
 def _take_in(tensor: Any, beside: Mapping[str, bytes], onnx: Any) -> str:

@@ -62,6 +62,29 @@ def test_weights_the_card_does_not_name_are_refused(tmp_path: Path, location: st
         registry.load(shelve(tmp_path, "onnx", {"weights": ("network.onnx", graph)}, OPTIONS, OUTPUT), "cpu")
 
 
+@pytest.mark.parametrize("where", ["a constant", "a branch", "a function"])
+def test_no_tensor_anywhere_in_the_graph_may_lie_elsewhere(tmp_path: Path, where: str) -> None:
+    """Not among the weights alone: constants, the branches of conditions and the graph's own functions are looked through too."""
+    outside = onnx.helper.make_tensor("outside", onnx.TensorProto.FLOAT, [1], [0.0])
+    outside.ClearField("float_data")
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    entry = outside.external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=outside)
+    model = onnx.load_model_from_string(whole())
+    if where == "a constant":
+        model.graph.node.append(constant)
+    elif where == "a branch":
+        shape = [onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, [1])]
+        branch = onnx.helper.make_graph([constant], "branch", [], shape)
+        model.graph.node.append(onnx.helper.make_node("If", ["seen"], ["d"], then_branch=branch, else_branch=branch))
+    else:
+        opset = [onnx.helper.make_opsetid("", 20)]
+        model.functions.append(onnx.helper.make_function("own", "f", [], ["c"], [constant], opset))
+    with pytest.raises(BadCard, match="which the card does not name"):
+        registry.load(shelve(tmp_path, "onnx", {"weights": ("w", model.SerializeToString())}, OPTIONS, OUTPUT), "cpu")
+
+
 def test_a_weights_file_that_is_too_short_or_not_needed_is_refused(tmp_path: Path) -> None:
     """A file from another export fails at load, not by wrong numbers."""
     graph, data = split(tmp_path / "made")
