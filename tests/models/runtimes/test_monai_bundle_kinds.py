@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.torch import save
 from models import registry
 from models.card import BadCard
 from models.execution import Execution
-from models.vocabulary import Grid, Volume
+from models.vocabulary import Broken, Grid, Unfit, Volume
 from tests.models.grids import grid
 from tests.models.runtimes import bundles
 from tests.models.runtimes.bundles import (
@@ -193,3 +194,24 @@ def test_a_finding_gets_its_number_and_probability(tmp_path: Path) -> None:
     assert 0.9 < finding.score <= 1
     found = prediction.instances == 1
     assert 2 * np.count_nonzero(found & truth["two"]) / (np.count_nonzero(found) + np.count_nonzero(truth["two"])) > 0.85
+
+
+@pytest.mark.parametrize("inferer", [INFERENCE["inferer"], {"_target_": "SimpleInferer"}], ids=["engine", "MONAI's"])
+def test_scores_that_are_no_numbers_are_broken(tmp_path: Path, inferer: dict[str, object]) -> None:
+    """A network that gives NaN gives no result but a reason, whoever runs its windows."""
+    volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
+    inference = changed(INFERENCE, inferer=inferer, network_def=POINT)
+    weights = bundles.lines(inference, ((0.0, 0.0), (float("nan"), 0.0), (1.0, 0.0)))
+    with pytest.raises(Broken, match="no finite numbers"):
+        predict(bundles.card(bundles.write(tmp_path, inference, weights=weights)), volume)
+
+
+def test_a_ct_without_hounsfield_units_and_a_picture_are_unfit(tmp_path: Path) -> None:
+    """A bundle for volumes declines a CT of unknown units and a single radiograph, each with its reason."""
+    volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
+    shelved = bundles.card(bundles.write(tmp_path))
+    with pytest.raises(Unfit, match="not Hounsfield units"):
+        predict(shelved, replace(volume, unit="1"))
+    flat = replace(volume.grid, shape=(1, 44, 36), space="image")
+    with pytest.raises(Unfit, match="reads volumes, not single radiographs"):
+        predict(shelved, Volume(array=volume.array[:1], grid=flat, unit="1", modality="DX"))
