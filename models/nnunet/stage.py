@@ -176,7 +176,7 @@ def need(stages: Sequence[Stage], shape: Sequence[int], spacing_mm: Sequence[flo
         features: Any = plans.architecture.arguments.get("features_per_stage", 32)
         first = int(features[0] if isinstance(features, list | tuple) else features)
         window = 12 * 4 * first * math.prod(plans.patch) * execution.batch
-        linear = plans.scores.order == 1 and plans.scores.order_z == 0
+        linear = is_linear(plans)
         depth = _patch(plans)[0] if linear else model[0]
         slab = 2 * passes.outputs * depth * model[1] * model[2] * (len(passes.networks) + 3)
         channels = len(plans.channels) + (len(stage.heads.foreground) if plans.previous else 0)
@@ -186,6 +186,11 @@ def need(stages: Sequence[Stage], shape: Sequence[int], spacing_mm: Sequence[flo
         device = max(device, at_device)
         host = max(host, on_host + (slab if execution.stitch == "host" or not linear else 0))
     return Need(device=device, host=host)
+
+
+def is_linear(plans: Plans) -> bool:
+    """Tell whether scores return along straight lines, so that no array of classes x volume is made."""
+    return plans.scores.none or (plans.scores.order == 1 and plans.scores.order_z == 0)
 
 
 def _patch(plans: Plans) -> tuple[int, ...]:

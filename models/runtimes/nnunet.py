@@ -131,12 +131,13 @@ def back(array: NDArray[Any], source: Grid, orientation: str) -> NDArray[Any]:
 
 
 def variant(stages: Sequence[stage.Stage], execution: Execution) -> dict[str, str]:
-    """Say what makes a prediction: scores are always put together slab by slab, so a tile is always on."""
+    """Say what makes a prediction: scores are put together slab by slab, tiles or not, where they go back along straight lines."""
+    streamed = all(stage.is_linear(part.plans) for part in stages)
     return {
         "runtime": "nnunet",
         "device": stages[-1].device.type,
         **execution.facts(),
-        "tile": "yes",
+        "tile": "yes" if streamed else "no",
         "torch": str(torch.__version__),
         "networks": version("dynamic-network-architectures"),
     }
