@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from models.vocabulary import Broken
 from node.errors import Misconfigured, Refused
 from node.settings import Settings
 from overread.commands import models
@@ -68,7 +69,7 @@ def _run(folders: list[Path], shared: Study, console: Console) -> tuple[list[Out
         for folder in folders:
             try:
                 outcomes.append(reading.outcome(cases.read(folder, shared.shelved.card), shared))
-            except Refused as refused:
-                bad[folder.name] = refused.reason
+            except (Refused, Broken) as reason:
+                bad[folder.name] = reason.reason
             bar.advance(task)
     return outcomes, bad

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from models.card import ShelvedCard
-from models.vocabulary import Prediction, Unfit
+from models.vocabulary import Broken, Prediction, Unfit
 from node.errors import Refused
 from node.settings import Settings
 from overread import nifti, pictures
@@ -41,7 +41,8 @@ def main(settings: Settings, wish: Wish, *, as_json: bool) -> int:
     studies = _routed(shelved, wish.source)
     console = Console(highlight=False, stderr=as_json)
     if len(studies) == 1:
-        facts = _one(shelved, studies[0], wish, (settings, wish.out))
+        with console.status(f"{wish.name} on {len(studies[0].files)} files"):
+            facts = _one(shelved, studies[0], wish, (settings, wish.out))
         if as_json:
             print(json.dumps(facts, indent=2))
         else:
@@ -51,8 +52,9 @@ def main(settings: Settings, wish: Wish, *, as_json: bool) -> int:
     for number, study in enumerate(studies, start=1):
         place = wish.out / f"study-{number}"
         try:
-            found.append(_one(shelved, study, wish, (settings, place)))
-        except (Unfit, Refused) as declined:
+            with console.status(f"{wish.name} on study {number} of {len(studies)}"):
+                found.append(_one(shelved, study, wish, (settings, place)))
+        except (Broken, Unfit, Refused) as declined:
             found.append({"out": str(place), "declined": declined.reason})
         if not as_json:
             console.print(f"Study {number} of {len(studies)}, {place}", soft_wrap=True)

@@ -14,21 +14,24 @@ from models.evaluation import froc
 from models.evaluation.froc import RATES, Reading
 from overread.evaluation.report import Report
 
+NAMED_MOST = 12
+"""Labels of which a legend still tells something."""
+
 
 def draw(report: Report, out: Path) -> list[Path]:
     """Write a PNG for each picture there is something to draw on; give them."""
     written = []
     readings = [outcome.reading for outcome in report.outcomes if outcome.reading is not None]
     if report.findings is not None:
-        written.append(_save(out / "froc.png", lambda axes: _froc(axes, report, readings)))
+        written.append(_save(out / "froc.png", lambda axes: _froc(axes, report, readings), 5))
     if report.labels:
-        written.append(_save(out / "volumes.png", lambda axes: _volumes(axes, report)))
-        written.append(_save(out / "dice.png", lambda axes: _dice(axes, report)))
+        written.append(_save(out / "volumes.png", lambda axes: _volumes(axes, report), 5))
+        written.append(_save(out / "dice.png", lambda axes: _dice(axes, report), max(5, 0.25 * len(report.labels))))
     return written
 
 
-def _save(path: Path, drawing: Callable[[Axes], None]) -> Path:
-    figure = Figure(figsize=(7, 5), dpi=130, layout="constrained")
+def _save(path: Path, drawing: Callable[[Axes], None], height: float) -> Path:
+    figure = Figure(figsize=(7, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     drawing(figure.add_subplot())
     figure.savefig(path, metadata={"Software": None})
@@ -38,15 +41,15 @@ def _save(path: Path, drawing: Callable[[Axes], None]) -> Path:
 def _froc(axes: Axes, report: Report, readings: Sequence[Reading]) -> None:
     found = report.findings
     assert found is not None
+    least = RATES[0] / 1.3  # a logarithmic axis has no 0; what has no false mark is drawn at its left edge
     rates, sensitivities = froc.curve(readings)
-    axes.step(rates, sensitivities, where="post", color="tab:blue")
+    axes.step(np.maximum(rates, least), sensitivities, where="post", color="tab:blue")
     at = np.array(RATES)
     axes.fill_between(at, [entry.low for entry in found.at_rates], [entry.high for entry in found.at_rates], alpha=0.2, color="tab:blue")
     axes.plot(at, [entry.value for entry in found.at_rates], "o", color="tab:blue", label="at 1/8 to 8, with 95 % intervals")
-    axes.plot(
-        [found.false_marks.value], [found.sensitivity.value], "s", color="tab:red", label=f"the card's threshold, {found.threshold:g}"
-    )
-    axes.set(xscale="log", xlim=(RATES[0] / 1.3, RATES[-1] * 1.3), ylim=(0, 1), xlabel="false marks a scan", ylabel="sensitivity")
+    place, operating = max(found.false_marks.value, least), f"the card's threshold, {found.threshold:g}"
+    axes.plot([place], [found.sensitivity.value], "s", clip_on=False, zorder=3, color="tab:red", label=operating)
+    axes.set(xscale="log", xlim=(least, RATES[-1] * 1.3), ylim=(0, 1), xlabel="false marks a scan", ylabel="sensitivity")
     axes.set_xticks(at, [f"{rate:g}" for rate in RATES])
     axes.minorticks_off()
     axes.set_title(f"{found.lesions} lesions on {found.scans} scans")
@@ -67,7 +70,8 @@ def _volumes(axes: Axes, report: Report) -> None:
     axes.set(xlabel="mean of said and true volume, ml", ylabel="said minus true, ml")
     axes.set_title("Volumes: line the mean error, dots its 95 % limits of agreement")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if len(report.labels) <= NAMED_MOST:
+        axes.legend()
 
 
 def _dice(axes: Axes, report: Report) -> None:

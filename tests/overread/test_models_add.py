@@ -129,6 +129,17 @@ def test_without_a_folder_for_models_it_asks_for_one(site: Path) -> None:
     assert "another model is called" in overread(*words, "--name", "chest-ct").error
 
 
+def test_a_slip_in_a_draft_is_told_and_hides_nothing(site: Path) -> None:
+    """A draft that is no TOML any more is named with its line by list and show; the other models are listed."""
+    config = ("--config", str(site / "overread.toml"))
+    overread("models", "add", str(site / "net.pth"), *config)
+    (site / "models" / "net" / shelf.DRAFT).write_text("schema_version = \n")
+    listed = overread("models", "list", *config)
+    assert (listed.code, "line 1" in listed.out) == (0, True)
+    shown = overread("models", "show", "net", *config)
+    assert (shown.code, "line 1" in shown.error) == (2, True)
+
+
 def test_show_tells_a_changed_file(site: Path) -> None:
     """The card in full, and of each file whether it is the pinned one; exit code 1 where it is not."""
     config = ("--config", str(site / "overread.toml"))
