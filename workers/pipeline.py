@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from models import card as cards
 from models import tilt
 from models.card import Accept, ShelvedCard
-from models.vocabulary import Grid, Prediction, Volume
+from models.vocabulary import Grid, Prediction, Progress, Volume
 from node import demographics, fit, holds, journal, outbox, routing
 from node.errors import Misconfigured, Refused
 from node.ledger import Ledger, deliveries, instances, jobs, open_ledger
@@ -92,7 +92,7 @@ def infer(context: Context, claim: jobs.Claim, guard: Guard) -> Following:
     with gpu.lease(context.settings.data_dir / "run", names, limit_s) as device:
         guard()
         with gpu.Watchdog(gpu.Patience(stall_s=workers.stall_s, limit_s=limit_s), give_up) as watchdog:
-            policy = _policy(context.settings)
+            policy = policy_of(context.settings)
             prediction = predict(shelved, volumes, device, replace(policy, attempt=claim.job.attempt, progress=watchdog.tell))
     guard()
     workspace.save_prediction(place, prediction)
@@ -104,7 +104,8 @@ def _home(settings: Settings) -> str:
     return gpu.home(settings.data_dir / "run", gpu.devices(settings.workers.devices))
 
 
-def _policy(settings: Settings) -> gpu.Policy:
+def policy_of(settings: Settings) -> gpu.Policy:
+    """Give what the site says of every prediction."""
     return gpu.Policy(precision=settings.workers.precision, budget_gb=settings.workers.memory_budget_gb)
 
 
@@ -157,6 +158,15 @@ class Routed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Where a run's objects go, in which viewer profile (None: the default of [results]), and who is told 0..1 of the model's work."""
+
+    out: Path
+    profile: str | None = None
+    progress: Progress = lambda _part: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
     """What `run` made: the objects' files in sending order, and the summary."""
 
@@ -165,25 +175,25 @@ class Ran:
     summary: str
 
 
-def run(shelved: ShelvedCard, routed: Routed, out: Path, settings: Settings, profile: str | None = None) -> Ran:
-    """Run one model on a study of a folder and write its objects to `out`; no node, no queue, no ledger.
+def run(shelved: ShelvedCard, routed: Routed, wanted: Wanted, settings: Settings) -> Ran:
+    """Run one model on a study of a folder and write its objects; no node, no queue, no ledger.
 
-    profile  viewer profile by name (None: the default of [results]). Raises Misconfigured where there is none of that name,
-    Refused, Unfit, BadCard, Retryable.
+    Raises Misconfigured where there is no profile of that name, Refused, Unfit, Broken, BadCard, Retryable.
     """
     from workers import results  # noqa: PLC0415
 
-    chosen = settings.profile(profile)
+    chosen = settings.profile(wanted.profile)
     job, files = routed.job, routed.files
     by_role = {role: [files[uid] for uid in uids] for role, uids in job.inputs.items()}
     volumes, origin = read_volumes(shelved, by_role)
-    prediction = predict(shelved, volumes, gpu.devices(settings.workers.devices)[0], _policy(settings))
+    policy = replace(policy_of(settings), progress=wanted.progress)
+    prediction = predict(shelved, volumes, gpu.devices(settings.workers.devices)[0], policy)
     request = _request((job, shelved, prediction), volumes, origin, files, settings)
     composed, summary = results.compose(in_profile(settings, request, chosen))
-    out.mkdir(parents=True, exist_ok=True)
+    wanted.out.mkdir(parents=True, exist_ok=True)
     written = []
     for number, entry in enumerate(composed, start=1):
-        path = out / f"{number:02d}-{entry.kind}.dcm"
+        path = wanted.out / f"{number:02d}-{entry.kind}.dcm"
         path.write_bytes(entry.dataset_bytes)
         written.append(path)
     return Ran(prediction=prediction, files=tuple(written), summary=summary)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from models.card import ShelvedCard
 from models.vocabulary import Broken, Prediction, Unfit
@@ -17,7 +20,7 @@ from node.settings import Settings
 from overread import nifti, pictures
 from overread.commands import models
 from workers import pipeline
-from workers.pipeline import Routed
+from workers.pipeline import Routed, Wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +44,8 @@ def main(settings: Settings, wish: Wish, *, as_json: bool) -> int:
     studies = _routed(shelved, wish.source)
     console = Console(highlight=False, stderr=as_json)
     if len(studies) == 1:
-        with console.status(f"{wish.name} on {len(studies[0].files)} files"):
-            facts = _one(shelved, studies[0], wish, (settings, wish.out))
+        with _bar(console, wish.name) as progress:
+            facts = _one(shelved, studies[0], Wanted(out=wish.out, profile=wish.profile, progress=progress), settings)
         if as_json:
             print(json.dumps(facts, indent=2))
         else:
@@ -52,8 +55,8 @@ def main(settings: Settings, wish: Wish, *, as_json: bool) -> int:
     for number, study in enumerate(studies, start=1):
         place = wish.out / f"study-{number}"
         try:
-            with console.status(f"{wish.name} on study {number} of {len(studies)}"):
-                found.append(_one(shelved, study, wish, (settings, place)))
+            with _bar(console, f"{wish.name}, study {number} of {len(studies)}") as progress:
+                found.append(_one(shelved, study, Wanted(out=place, profile=wish.profile, progress=progress), settings))
         except (Broken, Unfit, Refused) as declined:
             found.append({"out": str(place), "declined": declined.reason})
         if not as_json:
@@ -76,15 +79,29 @@ def _routed(shelved: ShelvedCard, source: Path) -> tuple[Routed, ...]:
         raise
 
 
-def _one(shelved: ShelvedCard, study: Routed, wish: Wish, where: tuple[Settings, Path]) -> dict[str, Any]:
+@contextmanager
+def _bar(console: Console, words: str) -> Iterator[Callable[[float], None]]:
+    """Show how far the model is, on a terminal; reading comes before its 0, writing after its 1."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(32),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(words, total=1)
+        yield lambda part: bar.update(task, completed=part)
+
+
+def _one(shelved: ShelvedCard, study: Routed, wanted: Wanted, settings: Settings) -> dict[str, Any]:
     """Run one study and give what was made of it."""
-    settings, out = where
-    ran = pipeline.run(shelved, study, out, settings, wish.profile)
+    ran = pipeline.run(shelved, study, wanted, settings)
     return {
         "summary": ran.summary,
         "files": [str(path) for path in ran.files],
-        "pictures": [str(path) for path in pictures.pages(ran.files, out)],
-        "nifti": [str(path) for path in save(ran.prediction, out)],
+        "pictures": [str(path) for path in pictures.pages(ran.files, wanted.out)],
+        "nifti": [str(path) for path in save(ran.prediction, wanted.out)],
         "findings": len(ran.prediction.findings),
         "variant": dict(ran.prediction.variant),
     }

@@ -99,7 +99,7 @@ def predicted(case: Case, volumes: Mapping[str, Volume], shelved: ShelvedCard, s
         return workspace.load_prediction(place)
     except LostWork:
         device = gpu.devices(shared.settings.workers.devices)[0]
-        prediction = pipeline.predict(shelved, volumes, device)
+        prediction = pipeline.predict(shelved, volumes, device, pipeline.policy_of(shared.settings))
         workspace.save_prediction(place, prediction)
         return prediction
 

@@ -16,6 +16,7 @@ from tests import phantoms
 from tests.real.node import Site, site
 from tests.test_orientation import read_with_dcmqi
 from workers import pipeline
+from workers.pipeline import Wanted
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 CLINICAL = Scan(nodules_mm=(20.0, 15.0))
@@ -55,7 +56,7 @@ def test_the_models_marks_lie_where_the_nodules_are(tmp_path: Path) -> None:
     """The chest starter's SEG of a prone patient with oblong pixels agrees with the generator's formulas."""
     truth = phantoms.thorax(tmp_path / "study", VARIANTS[IN_CI])
     card = read(STARTERS / "chest_ct" / "card.toml")
-    pipeline.run(card, *pipeline.routed(card, tmp_path / "study"), tmp_path / "out", Settings())
+    pipeline.run(card, *pipeline.routed(card, tmp_path / "study"), Wanted(out=tmp_path / "out"), Settings())
     (seg,) = (tmp_path / "out").glob("*seg.dcm")
     _agrees(truth, seg, tmp_path / "dcmqi")
 

@@ -14,6 +14,7 @@ from node.settings import Settings
 from overread.sample import Scan
 from tests import phantoms
 from workers import pipeline
+from workers.pipeline import Wanted
 
 pytestmark = [pytest.mark.real, pytest.mark.verify, pytest.mark.timeout(600)]
 UPRIGHT = Scan(nodules_mm=(20.0, 15.0))
@@ -25,7 +26,7 @@ def test_the_marks_on_tilted_slices_lie_where_the_nodules_are(tmp_path: Path, ti
     scan = replace(UPRIGHT, tilt_degrees=tilt_degrees)
     truth = phantoms.thorax(tmp_path / "study", scan)
     card = read(STARTERS / "chest_ct" / "card.toml")
-    ran = pipeline.run(card, *pipeline.routed(card, tmp_path / "study"), tmp_path / "out", Settings())
+    ran = pipeline.run(card, *pipeline.routed(card, tmp_path / "study"), Wanted(out=tmp_path / "out"), Settings())
     assert f"gantry tilt {abs(tilt_degrees):.1f} degrees" in ran.summary
     points = scan.lattice(truth.thorax.centre_mm).points()
     for label, side in ((1, "left"), (2, "right")):

@@ -74,7 +74,7 @@ def test_a_second_series_in_another_plane_is_laid_over_the_first(tmp_path: Path)
     """What the network saw in the coronal series lies on the axial one's voxels: dense outside the lungs, air inside, in LPS."""
     truth = study(tmp_path / "study")
     shelved = card(tmp_path / "model")
-    ran = pipeline.run(shelved, *pipeline.routed(shelved, tmp_path / "study"), tmp_path / "out", Settings())
+    ran = pipeline.run(shelved, *pipeline.routed(shelved, tmp_path / "study"), pipeline.Wanted(out=tmp_path / "out"), Settings())
     assert ran.files[0].name == "01-seg.dcm"
     image = phantoms.read_with_itk(truth.files)
     lungs = phantoms.on_grid(truth, phantoms.voxel_centres_mm(image)).labels > 0
@@ -86,8 +86,9 @@ def test_a_second_series_in_another_plane_is_laid_over_the_first(tmp_path: Path)
     assert common > 0.93
     for axis in range(3):
         assert np.flip(across, axis)[lungs].mean() > 1.5 * across[lungs].mean()
-    segs = [pydicom.dcmread(path) for path in ran.files if "seg" in path.name]
-    assert sorted(segment.SegmentLabel for seg in segs for segment in seg.SegmentSequence) == ["Label 1", "Label 2"]
+    # They overlap, so each has a SEG of its own.
+    segments = [segment for path in ran.files if "seg" in path.name for segment in pydicom.dcmread(path).SegmentSequence]
+    assert sorted(segment.SegmentLabel for segment in segments) == ["Label 1", "Label 2"]
 
 
 def test_series_of_different_frames_are_not_laid_over_each_other(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShelvedCard, pipeline
     home = tmp_path_factory.mktemp("site")
     shelved = cards_room.read(shelf.put(home / "models") / "two-parts" / "card.toml")
     phantoms.thorax(home / "case" / "image", phantoms.ORIENTATIONS["oblique"])
-    made = pipeline.run(shelved, *pipeline.routed(shelved, home / "case" / "image"), home / "out", Settings())
+    made = pipeline.run(shelved, *pipeline.routed(shelved, home / "case" / "image"), pipeline.Wanted(out=home / "out"), Settings())
     return shelved, made, home
 
 
