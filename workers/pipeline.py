@@ -61,6 +61,7 @@ def make_warm(settings: Settings, queue: str) -> None:
     """Load what the queue's stages need before the first job arrives: imports take seconds, models too."""
     if queue == "gpu":
         gpu.set_threads(settings.workers.threads)
+        gpu.choose(settings.workers.engine)
         gpu.warm_up(known_cards(settings).values(), _home(settings), settings.workers.memory_budget_gb, settings.data_dir / "run")
     elif queue == "cpu":
         from workers import load, results  # noqa: F401, PLC0415

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from workers.gpu.hardware import devices, home, lease, precision, processes, set_threads
 from workers.gpu.ladder import Policy, predict
-from workers.gpu.loaded import warm, warm_up
+from workers.gpu.loaded import choose, warm, warm_up
 from workers.gpu.memory import budget, gigabytes, whole
 from workers.gpu.watchdog import POISONED, Patience, Poisoned, Watchdog, leave
 
@@ -24,6 +24,7 @@ __all__ = [
     "Policy",
     "Watchdog",
     "budget",
+    "choose",
     "devices",
     "gigabytes",
     "home",

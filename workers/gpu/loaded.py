@@ -34,6 +34,15 @@ _warm: OrderedDict[tuple[str, str], _Warm] = OrderedDict()
 """By (card digest, device), the least recently used first. One thread of a worker uses it."""
 
 
+_engines = {"cpu": "torch"}
+"""What runs networks on a kind of device."""
+
+
+def choose(engine: str) -> None:
+    """Say what runs networks on a processor from the next load on: "torch", or "fastest" where it gives the same."""
+    _engines["cpu"] = engine
+
+
 def warm(shelved: ShelvedCard, device: str, budget: int | None = None) -> Model:
     """Give the loaded model, from this process's memory when it has it; raises BadCard, and whatever says that memory ran out.
 
@@ -93,11 +102,13 @@ def _marked(mark: Path, shelved: ShelvedCard, device: str, budget: int | None) -
 
 def _load(shelved: ShelvedCard, device: str) -> _Warm:
     """Load the model and see what it takes. Whatever makes a loaded model faster on this device belongs here, once a load."""
-    from models import registry  # noqa: PLC0415 -- a runtime imports torch
+    from models import acceleration, registry  # noqa: PLC0415 -- a runtime imports torch
 
     memory.give_back()
     before = memory.used(device)
     model = registry.load(shelved, device)
+    if _engines.get(device) == "fastest":
+        acceleration.accelerate(model)
     memory.give_back()  # of what loading took only the model is counted
     return _Warm(model=model, name=shelved.card.model.name, size=max(0, memory.used(device) - before))
 

@@ -9,7 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
+from models.vocabulary import Volume
 from tests import planted
+from tests.models.cards import lines
+from tests.models.grids import grid
 from workers.gpu import loaded, memory
 
 MIB = 1 << 20
@@ -75,3 +80,19 @@ def test_a_model_that_kills_its_process_while_it_loads_is_left_to_its_job(tmp_pa
 
 def _run(code: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, str(home)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_what_is_fastest_runs_where_it_is_asked_for(tmp_path: Path) -> None:
+    """With the site's word a model on a processor says what ran it, and without it nothing is tried."""
+    ways = {}
+    for engine in ("torch", "fastest"):
+        loaded.choose(engine)
+        shelved = lines(tmp_path / engine, 'version = "1"', f'version = "{engine}"')
+        source = grid("axial", (8, 40, 40), (3.0, 1.5, 1.5))
+        volume = Volume(array=np.full(source.shape, -300, np.int16), grid=source, unit="HU", modality="CT")
+        try:
+            ways[engine] = loaded.warm(shelved, "cpu").predict({"ct": volume}, lambda _part: None).variant
+        finally:
+            loaded.choose("torch")
+    assert "engine" not in ways["torch"]
+    assert "openvino" in ways["fastest"]["engine"]
