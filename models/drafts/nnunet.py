@@ -24,12 +24,31 @@ ORIENTATION = Missing(
 
 
 def recognise(path: Path) -> bool:
-    """Tell a results folder by its plans and labels; one of TotalSegmentator's tasks is not of this format."""
-    return results.is_one(path) and not totalsegmentator.recognise(path)
+    """Tell a results folder by its plans and labels, also by the folder of its dataset; one of TotalSegmentator's tasks is not of it.
+
+    A folder of nnU-Net v1 is recognised too, to say what to do with it.
+    """
+    return bool(_folders(path) or _is_first_version(path)) and not totalsegmentator.recognise(path)
+
+
+def _folders(path: Path) -> list[Path]:
+    if results.is_one(path):
+        return [path]
+    return sorted(folder for folder in path.iterdir() if results.is_one(folder)) if path.is_dir() else []
+
+
+def _is_first_version(path: Path) -> bool:
+    return path.is_dir() and (path / "plans.pkl").is_file() and any(path.glob("fold_*"))
 
 
 def draft(path: Path) -> Draft:
     """Read plans, labels and what the checkpoints say of themselves; raises BadCard."""
+    folders = _folders(path)
+    if not folders:
+        raise BadCard(f"{path}: a model of nnU-Net v1 (plans.pkl); it must be trained anew, or converted, with nnU-Net v2")
+    if len(folders) > 1:
+        raise BadCard(f"{path}: holds several results folders; give one of {', '.join(folder.name for folder in folders)}")
+    path = folders[0]
     options, files, notes = results.read(path)
     plans, dataset = results.tables(path)
     try:

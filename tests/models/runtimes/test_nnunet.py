@@ -321,6 +321,19 @@ def test_a_folder_without_folds_or_with_half_a_file_cannot_be_drafted(tmp_path: 
         drafts.inspect(path)
 
 
+def test_the_folder_above_and_one_of_the_first_version_are_told(tmp_path: Path) -> None:
+    """A dataset's folder is as good as the one results folder in it; of several one must be named, and v1 is refused with advice."""
+    path = train(Training(mirroring=None), tmp_path / "Dataset001_Small")
+    assert drafts.inspect(path.parent).files == drafts.inspect(path).files
+    train(Training(configurations={"2d": configuration((16, 16), (1.2, 1.2))}), tmp_path / "Dataset001_Small")
+    with pytest.raises(BadCard, match="give one of nnUNetTrainer__nnUNetPlans__2d, nnUNetTrainer__nnUNetPlans__3d_fullres"):
+        drafts.inspect(path.parent)
+    (tmp_path / "old" / "fold_0").mkdir(parents=True)
+    (tmp_path / "old" / "plans.pkl").write_bytes(b"")
+    with pytest.raises(BadCard, match="nnU-Net v1"):
+        drafts.inspect(tmp_path / "old")
+
+
 def test_channels_on_other_voxels_are_laid_over_the_reference(tmp_path: Path) -> None:
     """A second series that begins some whole voxels elsewhere is moved over the first by its place in the patient, 0 where it ends."""
     training, of = CASES["two channels, normalised where they are not 0"]
