@@ -3,7 +3,8 @@
 On a CUDA device: several windows at once; one; their scores put together in the host's memory; half precision, where the
 hardware has it; piece by piece; then the processor, whole and piece by piece. On a processor: whole, piece by piece.
 A way is passed over when the model's own estimate says that it does not fit, even with every other model gone, and left when
-the memory runs out under it. What succeeded is recorded in the prediction and tried first on the next series of that size.
+the memory runs out under it. What succeeded is recorded in the prediction, and after memory ran out tried first on the next
+series of that size.
 """
 
 from __future__ import annotations
@@ -50,15 +51,21 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Missed:
-    """Why a rung did not do, and whether it never can on this machine."""
+    """A rung that did not do.
+
+    need   what the model asked for; None: not even the model could be loaded
+    never  it cannot fit this machine, whatever else runs
+    ran    it was tried, and the memory ran out
+    """
 
     rung: Rung
     need: Need | None
-    never: bool
+    never: bool = False
+    ran: bool = False
 
 
 _ways: dict[tuple[str, str, str, int], tuple[Rung, ...]] = {}
-"""By card digest, device, precision and size class: the rung that succeeded last, and those after it."""
+"""By card digest, device, precision and size class: the rung that succeeded after another had failed, and those after it."""
 
 
 def rungs(device: str, precision: Precision, *, half: bool) -> tuple[Rung, ...]:
@@ -103,20 +110,24 @@ def _climb(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str, pol
     key = (shelved.digest, device, policy.precision, _size_class(grids))
     todo = list(_start(key, policy))
     missed: list[_Missed] = []
+    learned = False
     while todo:
         rung = todo.pop(0)
         outcome = _try(shelved, volumes, rung, policy)
         if isinstance(outcome, Prediction):
-            _ways[key] = (rung, *todo)
+            # What was only passed over costs nothing to ask again, and other memory may be free then; nor is a GPU left for good.
+            if learned and rung.device == device:
+                _ways[key] = (rung, *todo)
             return replace(outcome, variant={**outcome.variant, "way": rung.name})
         if isinstance(outcome, Broken):
             if rung.execution.precision == "float32":
                 raise outcome
             log.warning("model.broken", model=shelved.card.model.name, way=rung.name, reason=outcome.reason)
-            todo = list(_different([_full(entry) for entry in (rung, *todo)]))
+            todo, learned = list(_different([_full(entry) for entry in (rung, *todo)])), True
             continue
         log.warning("memory.short", model=shelved.card.model.name, device=rung.device, way=rung.name, never=outcome.never)
         missed.append(outcome)
+        learned = learned or outcome.ran
         if outcome.need is None:  # not even the model could be loaded
             todo = [entry for entry in todo if entry.device != rung.device]
     raise _refusal(shelved, grids, device, missed)
@@ -161,7 +172,7 @@ def _try(shelved: ShelvedCard, volumes: Mapping[str, Volume], rung: Rung, policy
         failure = error
     memory.let_go(failure)
     memory.give_back()
-    return failure if isinstance(failure, Broken) else _Missed(rung=rung, need=need, never=False)
+    return failure if isinstance(failure, Broken) else _Missed(rung=rung, need=need, ran=need is not None)
 
 
 def _loaded(shelved: ShelvedCard, device: str, policy: Policy) -> Model:
@@ -170,9 +181,11 @@ def _loaded(shelved: ShelvedCard, device: str, policy: Policy) -> Model:
         try:
             return loaded.warm(shelved, device, memory.budget(device, policy.budget_gb))
         except Exception as error:
-            if not memory.ran_out(error) or not loaded.evict(device):
+            if not memory.ran_out(error):
                 raise
             memory.let_go(error)
+            if not loaded.evict(device):
+                raise
 
 
 def _made_room(shelved: ShelvedCard, device: str, need: Need) -> bool:

@@ -6,6 +6,7 @@ ended. So the job is given back first, with its reason, and the process ends wit
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import threading
@@ -24,6 +25,8 @@ HUNG, POISONED = 70, 71
 # Celery's soft limit ends what still answers; this comes after it and before its hard one (workers.app).
 GRACE_S = 5.0
 LOOK_S = 0.5
+# How much longer a process may take whose threads cannot run: giving a job back waits for a busy ledger.
+LOCKED_S = 60.0
 # After these a CUDA context is lost, or cannot be trusted. Memory that ran out is asked for first (memory.ran_out).
 POISON = (
     "device-side assert",
@@ -75,7 +78,8 @@ class Watchdog:
     """A thread that ends the process when a model hangs. Use as a context manager, and `tell` progress.
 
     give_up  gives the job back with the reason; whatever it raises, the process ends. A call that keeps Python's lock stops
-             this thread too: then the lease runs out, and Celery's hard limit ends the process.
+             this thread too: then the lease runs out, and a thread that needs no lock (faulthandler) ends the process a little
+             later, with exit code 1 and the places of all threads on stderr.
     """
 
     def __init__(self, patience: Patience, give_up: Callable[[str], object]) -> None:
@@ -86,17 +90,20 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Self:
-        self._told_at = time.monotonic()
+        self.tell(0)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
 
     def tell(self, _part: float) -> None:
         """Note that the model still works."""
         self._told_at = time.monotonic()
+        if sys.__stderr__ is not None:
+            faulthandler.dump_traceback_later(self._patience.stall_s + LOCKED_S, exit=True, file=sys.__stderr__)
 
     def _watch(self) -> None:
         end = time.monotonic() + self._patience.limit_s + GRACE_S

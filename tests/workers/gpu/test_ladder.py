@@ -78,6 +78,18 @@ def test_the_next_series_of_that_size_starts_where_the_last_one_succeeded(
     assert tried == ["device", "device", "host", "done", "host", "done", "device", "device", "host", "done"]
 
 
+def test_a_passing_shortage_and_the_processor_are_not_remembered(
+    tmp_path: Path, series: Series, cuda: memory.Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What did not fit by its estimate is asked again and runs as ever when memory is free; one series on the processor binds no other."""
+    shelved = planted.put(tmp_path, "planted", needs_gb={"": 18, "float16": 4})
+    assert ladder.predict(shelved, series, "cuda:0", ladder.Policy()).variant["way"] == "half precision"
+    monkeypatch.setattr(memory, "free", lambda _device: memory.Room(device=24 * GIB, host=8 * GIB))
+    assert ladder.predict(shelved, series, "cuda:0", ladder.Policy()).variant["way"] == "plain"
+    run(tmp_path / "other", series, fault="memory", spared="cpu")
+    assert ladder._ways == {}
+
+
 def test_what_the_model_says_it_needs_is_asked_first(tmp_path: Path, series: Series, cuda: memory.Room) -> None:
     """A way that by the estimate does not fit is passed over without being run: with 16 GiB free, 15 do not fit and 12 do."""
     needs = {"": 40, "host": 15, "float16": 12}

@@ -12,7 +12,7 @@ from workers.gpu import watchdog
 
 ROOT = Path(__file__).parents[3]
 HANG = """
-import sys, time, threading
+import ctypes, sys, time, threading
 from tests.runtimes import planted
 from workers.gpu import watchdog
 watchdog.GRACE_S = 0
@@ -26,6 +26,10 @@ def give_up(reason):
 with watchdog.Watchdog(watchdog.Patience(stall_s=stall_s, limit_s=limit_s), give_up) as dog:
     if after == "busy":
         threading.Thread(target=lambda: [(dog.tell(0.5), time.sleep(0.1)) for _ in range(600)], daemon=True).start()
+    if after == "locked":
+        watchdog.LOCKED_S = 1
+        dog.tell(0.5)
+        ctypes.PyDLL(None).sleep(600)
     planted._hang()
 """
 
@@ -49,6 +53,11 @@ def test_progress_does_not_extend_the_stages_limit() -> None:
     """A model that tells progress for ever is ended at the limit."""
     code, lines = _hang(600, 1, "busy")
     assert (code, lines[0]) == (watchdog.HUNG, "the model ran past the limit of 1 s, and the worker's process was replaced")
+
+
+def test_a_call_that_keeps_pythons_lock_ends_the_process_too() -> None:
+    """Where no thread of Python gets to run, the process still leaves, a little later and without having given the job back."""
+    assert _hang(1, 600, "locked") == (1, [])
 
 
 def test_a_model_that_works_is_left_alone() -> None:
