@@ -7,6 +7,7 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -214,9 +215,13 @@ def test_what_an_out_of_memory_held_is_free_before_the_next_try(tmp_path: Path, 
     assert alive == [False]
 
 
-def test_a_real_network_runs_on_the_plain_rung_of_a_processor(tmp_path: Path, series: Series) -> None:
-    """The starter's runtime under the ladder gives labels on the series' grid, and says how it ran."""
+def test_a_real_network_says_the_same_on_both_ways_of_a_processor(tmp_path: Path, series: Series) -> None:
+    """The state-dict runtime under the ladder: plain, and in tiles on a second attempt, label every voxel alike; each says how it ran."""
     shelved = planted.read(shelf.put(tmp_path) / "two-parts" / "card.toml")
-    prediction = ladder.predict(shelved, series, "cpu", ladder.Policy())
-    assert prediction.labels.shape == (12, 16, 16)
-    assert (prediction.variant["way"], prediction.variant["runtime"]) == ("plain", "state-dict")
+    contents = np.random.default_rng(2).integers(-1000, 400, (12, 16, 16), dtype=np.int16)
+    given = {"ct": replace(series["ct"], array=contents)}
+    plain, tiles = (ladder.predict(shelved, given, "cpu", ladder.Policy(attempt=attempt)) for attempt in (1, 2))
+    assert [one.variant["way"] for one in (plain, tiles)] == ["plain", "tiles"]
+    assert [one.variant["tile"] for one in (plain, tiles)] == ["no", "yes"]
+    assert len(np.unique(plain.labels)) > 1
+    assert np.array_equal(plain.labels, tiles.labels)
