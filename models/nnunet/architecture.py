@@ -31,9 +31,10 @@ def build(architecture: Architecture, trainer: str, channels: tuple[int, int], p
     Raises ValueError for a class outside of the list, for arguments that do not fit it, and where it does not keep a patch's size.
     """
     try:
-        from dynamic_network_architectures.architectures import unet  # noqa: PLC0415 -- an extra that only this format needs
+        from dynamic_network_architectures.architectures import unet  # noqa: PLC0415 -- only this format needs it
     except ImportError:
-        raise ValueError("the package dynamic-network-architectures is not installed; install overread[nnunet]") from None
+        # No extra: pip would bring the package's own requirements, of which torchvision does not import beside a CPU torch.
+        raise ValueError("nnU-Net's networks are not installed: pip install --no-deps dynamic-network-architectures==0.4.4") from None
     name = architecture.path.rsplit(".", 1)[-1]
     if not architecture.path.startswith(HOME) or name not in NETWORKS:
         raise ValueError(f"the architecture {architecture.path!r} is not one of {', '.join(HOME + 'unet.' + known for known in NETWORKS)}")
