@@ -26,6 +26,8 @@ def build(name: str, arguments: Mapping[str, Any], device: str) -> torch.nn.Modu
     try:
         with torch.device(device):
             network: torch.nn.Module = kind(**arguments).eval()
+    except torch.OutOfMemoryError:
+        raise  # a RuntimeError too, but of the device's room, not of the card
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"the network {name!r} cannot be built: {error}") from None
     return network
@@ -35,6 +37,8 @@ def fill(network: torch.nn.Module, content: bytes) -> None:
     """Load the weights, every one of them; raises ValueError where they do not fit."""
     try:
         network.load_state_dict(safetensors.load(content), strict=True)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights do not fit the network: {str(error).splitlines()[0]}") from None
 
