@@ -131,8 +131,11 @@ def predict(
     unconfirmed = merged = 0
     for number, proposal in enumerate(proposed, start=1):
         where = _around(proposal.box, grid, both.margin_mm)
-        part = stages.run(second, cut(volumes, grid, where), lambda _: None, execution)
-        progress(0.4 + 0.5 * number / len(proposed))
+
+        def tell(done: float, number: int = number) -> None:
+            progress(0.4 + 0.5 * (number - 1 + done) / len(proposed))
+
+        part = stages.run(second, cut(volumes, grid, where), tell, execution)
         canvas.draw(part, where)
         if both.locates:
             for finding in part.findings:

@@ -28,7 +28,7 @@ class Ensemble:
         """Give the mean; the first output of each member counts."""
         found = []
         for member in self._members:
-            raw = member(windows)[0].float()
+            raw = member(windows.clone())[0].float()  # one that scales its input in place scales no other's
             found.append(raw if self._activated else activate(self._heads, raw))
         self._compare(found)
         total = found[0].clone()

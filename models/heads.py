@@ -90,10 +90,15 @@ class Heads(_Part):
         several = (self.organ_channels, self.mask_channels, tuple(entry.channel for entry in self.findings))
         found = [channel for some in several for channel in some]
         if self.centres:
-            found += [*self.centres.channels, *self.centres.size_channels]
+            found += [*self.centres.channels, *self.size_channels]
         if self.scores:
             found += self.scores.channels
         return tuple(sorted(found))
+
+    @property
+    def size_channels(self) -> tuple[int, ...]:
+        """Give the channels that hold millimetres."""
+        return self.centres.size_channels if self.centres else ()
 
     @property
     def softmax_channels(self) -> tuple[int, ...]:

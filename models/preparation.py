@@ -112,6 +112,8 @@ class Preparation(BaseModel):
         """
         if grid.is_projection and not (self.flat and self.orientation == UPRIGHT):
             raise Unfit("The series is a radiograph, and this model reads volumes.")
+        if not grid.calibrated and any(self.spacing_mm or ()):
+            raise Unfit("The picture's pixels have no size in millimetres, which this model needs.")
         if self.size is not None and self.flat and grid.shape[0] != 1:
             raise Unfit("The series is no single radiograph, which is all this model reads.")
         turned = transforms.turning(grid, self.orientation).turned(grid)

@@ -147,8 +147,7 @@ def prove(stage: Stage, found: program.Program, roles: int) -> None:
             raise ValueError(error.reason) from None
     else:
         program.prove_dense(outputs, len(stage.channels), stage.probe)
-        sizes = stage.centres.size_channels if stage.centres else ()
-        heat = outputs[0][:, [channel for channel in stage.channels if channel not in sizes]]
+        heat = outputs[0][:, [channel for channel in stage.channels if channel not in stage.size_channels]]
         _activation_is_told(stage, heat, stage.softmax_channels)
 
 
@@ -185,7 +184,10 @@ def run(loaded: Loaded, volumes: Mapping[str, Volume], progress: Progress, execu
         return Prediction(grid=source, labels=np.zeros(source.shape, dtype=np.uint8), findings=found)
     reader = outcome.Outcome(card, stage, prepared.plan, activated=loaded.activated)
     forward = windows.planar(loaded.first) if stage.flat else loaded.first
+    graded = [channel for channel in stage.channels if channel not in stage.size_channels]
     for piece in windows.pieces(forward, prepared.tensor, layout, execution, progress):
+        if stage.outputs == "probabilities":
+            _are_probabilities(piece.scores[graded] if stage.size_channels else piece.scores)
         reader.take(piece)
     with torch.inference_mode():
         return reader.finish()
@@ -202,12 +204,18 @@ def _whole(loaded: Loaded, tensor: torch.Tensor, layout: windows.Layout) -> torc
         raise Unfit("The series has several images, and this model reads one picture.")
     with windows.running(tensor.device, "float32"):
         seen = windows.padded(tensor, layout)[None]
-        vector = loaded.program(seen[:, :, 0] if loaded.stage.flat else seen)[0].float()
+        vector = loaded.program((seen[:, :, 0] if loaded.stage.flat else seen).clone())[0].float()
         if not bool(torch.isfinite(vector).all()):
             raise Broken("The network gave scores that are no finite numbers.")
-        if loaded.activated and not (float(vector.min()) >= -boxes.SLACK and float(vector.max()) <= 1 + boxes.SLACK):
-            raise Broken("The network gave scores that are no probabilities, which its card says they are.")
+        if loaded.activated:
+            _are_probabilities(vector)
         return (vector if loaded.activated else outcome.activate(loaded.stage, vector))[0]
+
+
+def _are_probabilities(scores: torch.Tensor) -> None:
+    """Look that scores are what their card says; zeros, with which a network is proved, may not show it. Raises Broken."""
+    if not (float(scores.min()) >= -boxes.SLACK and float(scores.max()) <= 1 + boxes.SLACK):
+        raise Broken("The network gave scores that are no probabilities, which its card says they are.")
 
 
 def _rows(loaded: Loaded, tensor: torch.Tensor, layout: windows.Layout, progress: Progress) -> list[boxes.Candidate]:
@@ -220,7 +228,7 @@ def _rows(loaded: Loaded, tensor: torch.Tensor, layout: windows.Layout, progress
         z, y, x = (slice(at, at + size) for at, size in zip(start, layout.window, strict=True))
         with windows.running(tensor.device, "float32"):
             seen = whole[None, :, z, y, x]
-            outputs = loaded.program(seen[:, :, 0] if stage.flat else seen)
+            outputs = loaded.program((seen[:, :, 0] if stage.flat else seen).clone())  # a network may change what it is given
         moved = [at - before for at, before in zip(start, layout.before, strict=True)]
         found += [candidate.moved(moved) for candidate in stage.rows.decode(outputs, wanted)]
         progress(number / layout.count)
@@ -238,6 +246,6 @@ def need(loaded: Loaded, grid: Grid, execution: Execution) -> Need:
     taken = loaded.program.window_bytes * math.prod(layout.window) // math.prod(stage.probe) or 400 * math.prod(layout.window)
     run = windows.need(layout, (roles, len(stage.channels)), execution, taken)
     maps = len(stage.findings) + len(stage.probabilities)
-    maps += len(stage.centres.channels) + len(stage.centres.size_channels) if stage.centres else 0
+    maps += len(stage.centres.channels) + len(stage.size_channels) if stage.centres else 0
     each = 4 + len(stage.mask_channels) + len(stage.probabilities) + 2 * bool(stage.findings)
     return Need(device=run.device + 4 * voxels * (roles + maps), host=run.host + each * math.prod(grid.shape))

@@ -91,12 +91,13 @@ def slabs(array: torch.Tensor, passes: Passes, execution: Execution, progress: P
     stack = _Stack(padded, passes, device if execution.stitch == "device" else torch.device("cpu"))
     for number, place in enumerate(places[0]):
         grid = list(itertools.product([place], *places[1:]))
-        for some in (grid[begin : begin + execution.batch] for begin in range(0, len(grid), execution.batch)):
+        for begin in range(0, len(grid), execution.batch):
+            some = grid[begin : begin + execution.batch]
             stack.add(_windows(padded, some, passes).to(device), some, execution)
+            progress((number + (begin + len(some)) / len(grid)) / len(places[0]))
         stop = places[0][number + 1] if number + 1 < len(places[0]) else padded.shape[1]
         finished = stack.finish(place, stop)
         first, last = max(place, below[0]), min(stop, below[0] + array.shape[1])
-        progress((number + 1) / len(places[0]))
         if first < last:
             yield Slab(start=first - below[0], scores=finished[:, first - place : last - place, rows, columns])
 

@@ -178,3 +178,14 @@ def test_two_labels_at_one_place_are_both_told(tmp_path: Path) -> None:
 
 
 TWO = "findings = [{{ channel = 0, label = 1, threshold = {0} }}, {{ channel = 1, label = 2, threshold = {0} }}]"
+
+
+def test_the_second_network_tells_how_far_it_is(tmp_path: Path) -> None:
+    """A region of many windows shows progress between them: a watchdog must not take it for one that hangs."""
+    content = {name: programs.scripted(network, torch.zeros(1))["weights"][1] for name, network in (("finder", FINDER), ("drawer", DRAWER))}
+    files = {name: (f"{name}.ts", each) for name, each in content.items()}
+    told: list[float] = []
+    shown, _, _ = scene()
+    registry.load(shelve(tmp_path, "torchscript", files, DETECTOR, OUTPUT), "cpu").predict({"ct": shown}, told.append)
+    assert len({part for part in told if 0.4 < part < 0.9}) > 4
+    assert told == sorted(told)

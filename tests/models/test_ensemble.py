@@ -102,3 +102,21 @@ def test_each_member_must_be_pinned_fit_and_be_there(tmp_path: Path) -> None:
         registry.load(shelved(tmp_path / "few", options, NETWORKS[:2]), "cpu")
     with pytest.raises(BadCard, match=r"runtime\.files must be fold0, fold1, not"):
         registry.load(shelved(tmp_path / "many", options.replace(', "fold2"', "")), "cpu")
+
+
+class Halving(nn.Module):
+    """Halves what it is given in place, as networks do that scale their own input, and gives that as its only score."""
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        """Give (batch, 1, z, y, x)."""
+        return seen.mul_(0.5).clone()
+
+
+def test_a_member_that_changes_its_input_changes_it_for_itself_alone(tmp_path: Path) -> None:
+    """Each member sees the volume: of three equal members all mark the same, and each what it marks alone."""
+    options = 'mask_channels = [0]\nweights = ["fold0", "fold1", "fold2"]\nwindow = [12, 16, 12]\noutputs = "probabilities"\n'
+    shown = Volume(array=np.full(SHAPE, 1.0, dtype=np.float32), grid=grid("axial", SHAPE), unit="1", modality="MR")
+    model = registry.load(shelved(tmp_path, options, [Halving()] * 3, "masks\n" + labels("organ")), "cpu")
+    prediction = model.predict({"ct": shown}, lambda _: None)
+    assert prediction.masks[1].all()
+    assert prediction.variant["agreement"] == "1.000"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 from models import registry, transforms
 from models.card import BadCard, read
-from models.vocabulary import Finding, Grid, Prediction, Unfit, Volume
+from models.vocabulary import Broken, Finding, Grid, Prediction, Unfit, Volume
 from tests.models import programs
 from tests.models.grids import AXES, ball, grid, middle_mm, places_mm
 from tests.models.runtimes.test_pictures import picture
@@ -319,3 +320,51 @@ def test_keys_that_contradict_the_labels_are_bad(tmp_path: Path, options: str, k
     files = programs.scripted(Lines((1.0, 0.0)), torch.zeros(1))
     with pytest.raises(BadCard, match=reason):
         registry.load(shelve(tmp_path, "torchscript", files, SEEN + options, f"{kind}\n{described}"), "cpu")
+
+
+class Shrinking(nn.Module):
+    """Boxes the voxel (10, 10, 5) of a window with its value as the score, and scales its input in place, as some networks do."""
+
+    def forward(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give a box of one voxel and its score."""
+        seen.mul_(0.8)
+        return torch.tensor([[10.0, 10.0, 5.0, 11.0, 11.0, 6.0]]), seen[0, 0, 10, 10, 5][None]
+
+
+def test_a_network_that_changes_its_input_does_not_change_the_next_window(tmp_path: Path) -> None:
+    """A voxel that two windows share has its own value in both, also where only the second one marks it."""
+    of = grid("axial", (20, 20, 30), (1.0, 1.0, 1.0))
+    array = np.zeros(of.shape)
+    array[10, 10, 15] = 0.9
+    options = "window = [20, 20, 20]\noverlap = 0.5\nrows = {}\nsuppress = { distance_mm = 1.0 }\n"
+    (finding,) = predict(tmp_path, Shrinking(), options, "boxes\n" + labels("finding", threshold=0.7), volume(of, array)).findings
+    assert finding.score == pytest.approx(0.72, abs=1e-4)
+    assert finding.box.low == (10, 10, 15)
+
+
+def test_a_dense_network_whose_probabilities_are_none_breaks(tmp_path: Path) -> None:
+    """Zeros of a network without bias give 0, which could be a probability; on a series logits are not taken for such."""
+    of = grid("axial", SHAPE, SPACING_MM)
+    shown = volume(of, 1.0 * ball(of, middle_mm(of), 8.0))
+    options = SEEN + 'mask_channels = [0]\noutputs = "probabilities"\n'
+    with pytest.raises(Broken, match="no probabilities"):
+        predict(tmp_path, Lines((20.0, 0.0)), options, "masks\n" + labels("organ"), shown)
+
+
+def test_a_picture_without_millimetres_is_unfit_where_the_network_wants_a_spacing(tmp_path: Path) -> None:
+    """Pixels of unknown size cannot be brought to 1 mm: the network would see another magnification than it was taught on."""
+    shown = picture(Radiograph())
+    options = "spacing_mm = [0, 1.0, 1.0]\nwindow = [32, 32]\nmask_channels = [0]\n"
+    network = Flat()
+    with pytest.raises(Unfit, match="millimetres"):
+        predict(tmp_path / "a", network, options, "masks\n" + labels("organ"), shown)
+    calibrated = replace(shown, grid=replace(shown.grid, calibrated=True))
+    assert predict(tmp_path / "b", network, options, "masks\n" + labels("organ"), calibrated).masks[1].all()
+
+
+class Flat(nn.Module):
+    """Marks every pixel."""
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        """Give (batch, 1, rows, columns)."""
+        return seen[:, :1] * 0 + 5
