@@ -21,7 +21,7 @@ help:
 	@echo "make viewers         fetch OHIF and playwright-core for the viewer tests; viewers-all: every version of OHIF"
 	@echo "make verify          all tests, the long ones with real servers and viewers too"
 	@echo "make bench           every benchmark, each against a peer or a floor in the same run"
-	@echo "make train-chest-ct  train the chest starter again: up to 20 minutes of processor time"
+	@echo "make train-chest-ct  train the chest starter again: half an hour of processor time"
 
 # torch comes first and pinned: unpinned, another package's requirement may bring a CUDA build of several GB.
 $(STAMP): pyproject.toml $(CONSTRAINTS) constraints-reference.txt

@@ -33,7 +33,7 @@ Sequence = Literal["t1", "t2", "flair", "pd", "dwi", "adc", "swi", "angio", "per
 Kernel = Literal["soft", "sharp", "unknown"]
 ROLES_MAX = 8
 # Formats whose network takes one picture alone: a card of several roles would analyse a part of what it was given.
-ONE_ROLE = frozenset({"deepbet"})
+ONE_ROLE = frozenset({"deepbet", "lung-nodules"})
 
 
 class BadCard(Exception):  # noqa: N818 -- reads as a verdict: raise BadCard

@@ -1,4 +1,4 @@
-"""Shapes the thorax generator is built from: smooth noise, tubes, branching trees, lesions.
+"""Shapes the thorax generator is built from: smooth noise, tubes, lesions.
 
 Points are LPS millimetres (x, y, z); arrays are (z, y, x) with z to the head, y to the back, x to the patient's left.
 Every shape is drawn as an occupancy in 0..1, so that a voxel at an edge holds a mixture (partial volume).
@@ -6,7 +6,7 @@ Every shape is drawn as an occupancy in 0..1, so that a voxel at an edge holds a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,17 @@ Point = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The sampling points of a scan: one increasing axis each, in LPS millimetres, and the spacing (z, y, x)."""
+    """The sampling points of a scan: one increasing axis each, in LPS millimetres, and the spacing (z, y, x).
+
+    span  (low, high) of the whole scan along (z, y, x): noise is laid over it, so that a part of a scan, or the same scan on
+          another spacing, shows the same body
+    """
 
     z_mm: NDArray[np.float64]
     y_mm: NDArray[np.float64]
     x_mm: NDArray[np.float64]
     spacing_mm: tuple[float, float, float]
+    span: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -33,6 +38,20 @@ class Frame:
     def edge_mm(self) -> float:
         """Give the width over which an edge is mixed: the side of a cube of a voxel's volume."""
         return float(np.prod(self.spacing_mm) ** (1 / 3))
+
+    @property
+    def axes(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Give the axes along (z, y, x)."""
+        return self.z_mm, self.y_mm, self.x_mm
+
+    def part(self, middle: Point, size_mm: tuple[float, float, float]) -> Frame:
+        """Cut a box of that size (z, y, x) about a point; moved inwards where it would leave the scan."""
+        axes = []
+        for axis, centre, size in zip(self.axes, middle[::-1], size_mm, strict=True):
+            count = min(len(axis), round(size / (axis[1] - axis[0])))
+            first = int(np.clip(np.searchsorted(axis, centre - size / 2), 0, len(axis) - count))
+            axes.append(axis[first : first + count])
+        return replace(self, z_mm=axes[0], y_mm=axes[1], x_mm=axes[2])
 
     def near(self, low: Point, high: Point) -> tuple[slice, slice, slice]:
         """Give the index box that holds every sampling point between two corners; it may be empty."""
@@ -61,8 +80,8 @@ def smooth_noise(rng: np.random.Generator, frame: Frame, wavelength_mm: float) -
     """Give noise of mean 0 and variance 1 that changes over about one wavelength."""
     step = wavelength_mm / 2
     weights = []
-    for axis in (frame.z_mm, frame.y_mm, frame.x_mm):
-        knots = np.arange(axis[0] - 2 * step, axis[-1] + 2.01 * step, step)
+    for axis, (low, high) in zip(frame.axes, frame.span, strict=True):
+        knots = np.arange(low - 2 * step, high + 2.01 * step, step)
         weight = np.exp(-0.5 * ((axis[:, None] - knots[None, :]) / (0.6 * step)) ** 2)
         weights.append((weight / np.sqrt((weight**2).sum(axis=1, keepdims=True))).astype(np.float32))
     coarse = rng.standard_normal(tuple(w.shape[1] for w in weights), dtype=np.float32)
@@ -96,7 +115,7 @@ class Tube:
 def stamp_tubes(occupancy: Array, frame: Frame, tubes: list[Tube], grow_mm: float = 0.0) -> None:
     """Draw tubes into an occupancy; a tube thinner than a voxel fills it in part."""
     edge = frame.edge_mm
-    for tube in tubes:
+    for tube in _reaching(frame, tubes, grow_mm + edge):
         reach = max(tube.start_radius_mm, tube.end_radius_mm) + grow_mm + edge
         box = frame.near(np.minimum(tube.start, tube.end) - reach, np.maximum(tube.start, tube.end) + reach)
         target = occupancy[box]
@@ -111,31 +130,16 @@ def stamp_tubes(occupancy: Array, frame: Frame, tubes: list[Tube], grow_mm: floa
         np.maximum(target, inside, out=target)
 
 
-def grow_tree(rng: np.random.Generator, root: Tube, field: Array, frame: Frame, limit: int = 150) -> list[Tube]:
-    """Grow a branching tree from a root tube; a branch ends where `field` (mm inside the lung) falls under 2.
-
-    Beyond `limit` tubes what is still to grow tapers off: a blunt end would look like a nodule.
-    """
-    tubes: list[Tube] = []
-    waiting = [root]
-    while waiting and len(tubes) < limit:
-        tube = waiting.pop(0)
-        tubes.append(tube)
-        at = frame.index(tube.end)
-        outside = at is None or field[at] < 2.0
-        if (outside and len(tubes) > 3) or tube.end_radius_mm < 0.45:
-            continue
-        ahead = tube.end - tube.start
-        ahead = ahead / (np.linalg.norm(ahead) + 1e-6)
-        side = np.cross(ahead, rng.standard_normal(3))
-        side = side / (np.linalg.norm(side) + 1e-6)
-        for sign in (-1.0, 1.0):
-            radius = tube.end_radius_mm * rng.uniform(0.68, 0.92)
-            heading = ahead + sign * side * rng.uniform(0.25, 0.9) + 0.15 * rng.standard_normal(3)
-            length = radius * rng.uniform(2.5, 6) + rng.uniform(3, 9)
-            end = tube.end + heading / np.linalg.norm(heading) * length
-            waiting.append(Tube(start=tube.end, end=end, start_radius_mm=radius, end_radius_mm=radius * rng.uniform(0.8, 1.0)))
-    return tubes + [Tube(start=t.start, end=t.end, start_radius_mm=t.start_radius_mm, end_radius_mm=0.3) for t in waiting]
+def _reaching(frame: Frame, tubes: list[Tube], margin_mm: float) -> list[Tube]:
+    """Keep the tubes that come near a frame's points."""
+    if not tubes:
+        return []
+    starts, ends = np.array([t.start for t in tubes]), np.array([t.end for t in tubes])
+    margin = np.array([max(t.start_radius_mm, t.end_radius_mm) for t in tubes])[:, None] + margin_mm
+    low = np.array([axis[0] for axis in frame.axes])[::-1]
+    high = np.array([axis[-1] for axis in frame.axes])[::-1]
+    near = ((np.maximum(starts, ends) + margin > low) & (np.minimum(starts, ends) - margin < high)).all(axis=1)
+    return [tube for tube, keep in zip(tubes, near, strict=True) if keep]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,108 @@
+"""What both trainings of the chest CT starter share: the course of the learning rate, checkpoints that resume, the report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models import windows
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """A training under way: the steps done, and the processor seconds earlier processes spent on them."""
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    done: int = 0
+    spent_s: float = 0.0
+
+    def rate(self, rate: float) -> None:
+        """Set the learning rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+
+def begin(network: nn.Module, checkpoint: Path) -> Run:
+    """Start, or go on from the checkpoint where there is one; the network's channels lie last, which bfloat16 wants."""
+    network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # torch's stubs leave it out
+    run = Run(network=network, optimiser=torch.optim.AdamW(network.parameters(), weight_decay=0.02))
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.done, run.spent_s = int(state["step"]), float(state["spent_s"]) - process_time()
+        print(f"going on from step {run.done}", flush=True)
+    return run
+
+
+def keep(run: Run, out: Path, checkpoint: Path) -> None:
+    """Write weights and checkpoint, each whole or not at all; of the weights the kernels in half precision, which halves the file."""
+    weights = {name: value.contiguous() for name, value in run.network.state_dict().items()}
+    state = {"network": weights, "optimiser": run.optimiser.state_dict(), "step": run.done}
+    partial = checkpoint.with_suffix(".partial")
+    torch.save(state | {"spent_s": run.spent_s + process_time()}, partial)
+    partial.replace(checkpoint)
+    partial = out.with_suffix(".partial")
+    save_file({name: value.half() if value.dim() > 1 else value for name, value in weights.items()}, partial)
+    partial.replace(out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """The learning rate: up over 100 steps, even, and down to `lowest` over the last third, so that a run may be cut or prolonged."""
+
+    peak: float
+    lowest: float
+
+    def at(self, step: int, steps: int) -> float:
+        """Give the rate of a step. Example: peak 0.003 over 600 steps: 0.0015 at step 49, 0.003 from 100 to 400, 0.0015 at 500."""
+        rising, falling = min(1.0, (step + 1) / 100), min(1.0, (steps - step) / (steps / 3))
+        return self.peak * min(rising, falling) + self.lowest
+
+
+def forward() -> torch.autocast:
+    """Give the context of a forward pass: in bfloat16 where that is five times as fast."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=windows.has("bfloat16", "cpu"))
+
+
+def report(run: Run, steps: int, losses: Mapping[str, float]) -> None:
+    """Print a line every 20 steps."""
+    if run.done % 20 == 0:
+        said = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        print(f"step {run.done}/{steps}  {said}  {run.spent_s + process_time():.0f} CPU s", flush=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a training is asked to do: where the weights and the checkpoint lie, how long the course is, and where to stop in it."""
+
+    out: Path
+    checkpoint: Path
+    steps: int
+    until: int
+
+
+def order(about: str, out: Path, steps: int) -> Order:
+    """Read a training's command line, and set the number of threads."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--checkpoint", type=Path, help="by default beside --out")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--until", type=int, help="stop after this step; the next run goes on")
+    parser.add_argument("--threads", type=int, default=1, help="another number rounds sums differently")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    return Order(
+        out=given.out,
+        checkpoint=given.checkpoint or given.out.with_suffix(".checkpoint"),
+        steps=given.steps,
+        until=given.until or given.steps,
+    )

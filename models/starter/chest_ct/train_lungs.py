@@ -1,0 +1,166 @@
+"""Train the lung network of the chest CT starter on whole generated scans at 3 mm.
+
+    python -m models.starter.chest_ct.train_lungs --out lungs.safetensors
+
+The network, its spacing, its window and its intensities are read from card.toml: what is trained is what the node runs. Checkpoints
+and resuming as in train_nodules.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import monai.networks.nets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.starter.chest_ct.course import Order, Rate, Run, begin, forward, keep, order, report
+from models.starter.chest_ct.generator import Scan, draw, draw_other
+
+SEED = 20_280
+FIRST_SCAN = 50_000
+POOL = 16
+RENEW_EVERY = 3
+PATCH = (96, 112, 144)
+RATE = Rate(peak=3e-3, lowest=3e-6)
+# (steps, share of patches cut through the lungs): first whole chests, then also small fields of view.
+STAGES = ((400, 0.0), (300, 0.5))
+STEPS = sum(steps for steps, _ in STAGES)
+CARD = Path(__file__).with_name("card.toml")
+
+
+def options() -> dict[str, Any]:
+    """Read the lung network's options from the card."""
+    loaded: dict[str, Any] = tomllib.loads(CARD.read_text(encoding="utf-8"))["runtime"]["options"]["lungs"]
+    return loaded
+
+
+def build(settings: Mapping[str, Any]) -> nn.Module:
+    """Make the untrained network the card names."""
+    network: nn.Module = getattr(monai.networks.nets, settings["network"])(**settings["arguments"])
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.momentum = 0.03  # slow, for one step's scans differ much from the next one's
+    return network
+
+
+@dataclass(slots=True)
+class Pool:
+    """The scans patches are cut from: POOL of them, the oldest replaced every RENEW_EVERY steps."""
+
+    spacing_mm: tuple[float, float, float]
+    scans: dict[int, Scan] = field(default_factory=dict)
+
+    def at(self, step: int) -> list[Scan]:
+        """Give the scans of a step."""
+        last = step // RENEW_EVERY + 3
+        wanted = range(max(0, last - POOL), last)
+        self.scans = {number: scan for number, scan in self.scans.items() if number in wanted}
+        for number in wanted:
+            if number not in self.scans:
+                seed = FIRST_SCAN + number
+                self.scans[number] = draw_other(seed, self.spacing_mm) if number % 10 == 9 else draw(seed, self.spacing_mm, belly=0.1)
+        return [self.scans[number] for number in wanted]
+
+
+def cut(rng: np.random.Generator, scan: Scan, settings: Mapping[str, Any], patch: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Cut a patch, image (1, z, y, x) in 0..1 and classes (z, y, x); mirrored half the time, the lungs' names following their side."""
+    shape = scan.organs.shape
+    low = [int(rng.integers(min(-6, n - p - 6), max(7, n - p + 7))) for n, p in zip(shape, patch, strict=True)]
+    image = window(scan.volume.array, low, patch, fill=-1024).astype(np.float32)
+    organs = window(scan.organs, low, patch, fill=0)
+    if rng.random() < 0.5:
+        image, organs = image[..., ::-1], np.array([0, 2, 1], np.uint8)[organs[..., ::-1]]
+    bottom, top = settings["intensity"]["low"], settings["intensity"]["high"]
+    image = (image - bottom) / (top - bottom) * rng.uniform(0.95, 1.05) + rng.uniform(-0.02, 0.02)
+    scaled = torch.from_numpy(np.clip(image, 0, 1).astype(np.float32).copy())
+    return scaled[None], torch.from_numpy(organs.astype(np.int64).copy())
+
+
+def stage_at(step: int) -> tuple[int, int, float]:
+    """Give a step's place in its stage, the stage's length, and its share of cut patches."""
+    for steps, share in STAGES[:-1]:
+        if step < steps:
+            return step, steps, share
+        step -= steps
+    return step, *STAGES[-1]
+
+
+def narrowed(rng: np.random.Generator, image: Tensor, organs: Tensor) -> None:
+    """Cut a patch, in place, to a field of view whose sides may run through the lungs: what is beyond is as if never scanned."""
+    lung = organs > 0
+    if not bool(lung.any()):
+        return
+    for axis in range(3):
+        planes = torch.nonzero(lung.movedim(axis, 0).flatten(1).any(dim=1)).squeeze(1)
+        first, last = int(planes[0]), int(planes[-1])
+        deep = (last - first) * rng.uniform(-0.3, 0.35, 2)
+        low, high = max(0, round(first + deep[0])), max(1, round(last + 1 - deep[1]))
+        for beyond in (slice(0, low), slice(high, None)):
+            image[0].movedim(axis, 0)[beyond] = 0
+            organs.movedim(axis, 0)[beyond] = 0
+
+
+def window(array: NDArray[Any], low: list[int], patch: tuple[int, int, int], fill: int) -> NDArray[Any]:
+    """Cut a box that may reach beyond the array."""
+    out = np.full(patch, fill, dtype=array.dtype)
+    into, of = [], []
+    for start, size, whole in zip(low, patch, array.shape, strict=True):
+        a, b = max(start, 0), min(start + size, whole)
+        of.append(slice(a, max(a, b)))
+        into.append(slice(a - start, max(a, b) - start))
+    out[tuple(into)] = array[tuple(of)]
+    return out
+
+
+def loss_of(output: Tensor, wanted: Tensor) -> Tensor:
+    """Give cross-entropy plus soft Dice of the two lungs."""
+    target = functional.one_hot(wanted, 3).movedim(-1, 1).float()
+    shares = torch.softmax(output, dim=1)
+    axes = (0, 2, 3, 4)
+    overlap = (2 * (shares * target).sum(axes) + 100) / (shares.sum(axes) + target.sum(axes) + 100)
+    return functional.cross_entropy(output, wanted) + (1 - overlap[1:].mean())
+
+
+def train_step(run: Run, image: Tensor, organs: Tensor) -> float:
+    """Take one step; give the loss before it."""
+    run.network.train()
+    with forward():
+        output = run.network(image)
+    loss = loss_of(output.float(), organs)
+    run.optimiser.zero_grad()
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
+    run.optimiser.step()
+    return float(loss.detach())
+
+
+def train(what: Order) -> None:
+    """Run the recipe and write the weights."""
+    settings = options()
+    torch.manual_seed(SEED)
+    run = begin(build(settings), what.checkpoint)
+    pool, recent = Pool(spacing_mm=tuple(settings["spacing_mm"])), []
+    for step in range(run.done, what.until):
+        at, length, share = stage_at(step)
+        run.rate(RATE.at(at, length))
+        rng, scans = np.random.default_rng([SEED, step]), pool.at(step)
+        image, organs = cut(rng, scans[int(rng.integers(len(scans)))], settings, PATCH)
+        if rng.random() < share:
+            narrowed(rng, image, organs)
+        recent.append(train_step(run, image[None].contiguous(memory_format=torch.channels_last_3d), organs[None]))
+        run.done = step + 1
+        report(run, what.steps, {"lungs": float(np.mean(recent[-50:]))})
+        if run.done % 100 == 0 or run.done == what.until:
+            keep(run, what.out, what.checkpoint)
+
+
+if __name__ == "__main__":
+    train(order(str(__doc__), CARD.with_name("lungs.safetensors"), STEPS))

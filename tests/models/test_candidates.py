@@ -1,0 +1,79 @@
+"""Blobs in the lungs: balls are found wherever they sit, vessels rank below them, and nothing outside the hull is looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models import candidates
+
+SPACING_MM = 1.25
+SHAPE = (48, 56, 64)
+
+
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """Give a lung of -850 HU as a box in soft tissue, and the box."""
+    lung = np.zeros(SHAPE, bool)
+    lung[6:42, 8:48, 8:56] = True
+    return np.where(lung, -850.0, 40.0).astype(np.float32), lung
+
+
+def ball(middle: tuple[int, int, int], radius_mm: float) -> np.ndarray:
+    """Give the voxels of a ball."""
+    places = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), axis=-1)
+    return np.asarray(np.linalg.norm((places - middle) * SPACING_MM, axis=-1) <= radius_mm)
+
+
+def nearest_mm(found: candidates.Candidates, middle: tuple[int, int, int], among: int = 1000) -> float:
+    """Give how far the nearest of the best candidates is from a place."""
+    return float(np.linalg.norm((found.voxels[:among] - middle) * SPACING_MM, axis=1).min())
+
+
+def test_balls_of_every_size_are_among_the_best() -> None:
+    """Balls of 5, 9 and 20 mm are the three best candidates, each at its middle."""
+    hu, lung = scene()
+    places = {(14, 16, 16): 2.5, (14, 16, 44): 4.5, (30, 34, 30): 10.0}
+    for middle, radius in places.items():
+        hu[ball(middle, radius)] = 30.0
+    found = candidates.find(hu, candidates.hull(lung & (hu < -400), SPACING_MM), SPACING_MM, 100)
+    for middle in places:
+        assert nearest_mm(found, middle, 3) <= 1.5 * SPACING_MM
+
+
+def test_a_ball_on_the_wall_is_found() -> None:
+    """A ball of 10 mm that half lies in the chest wall is cut into the lung's edge; the closed hull holds it, and it is found."""
+    hu, lung = scene()
+    middle = (24, 9, 30)
+    hu[ball(middle, 5.0)] = 40.0
+    inside = candidates.hull(lung & (hu < -400), SPACING_MM)
+    assert inside[ball(middle, 4.0) & lung].mean() > 0.9
+    assert nearest_mm(candidates.find(hu, inside, SPACING_MM, 50), middle) < 5.0
+
+
+def test_a_straight_vessel_ranks_below_a_ball_of_its_width() -> None:
+    """A rod along an axis curves in two directions only; a ball as wide, less dense, still comes first."""
+    hu, lung = scene()
+    rows, columns = np.meshgrid(np.arange(SHAPE[0]), np.arange(SHAPE[1]), indexing="ij")
+    rod = np.hypot(rows - 14, columns - 20) * SPACING_MM <= 3.0
+    hu[np.broadcast_to(rod[:, :, None], SHAPE) & lung] = 60.0
+    hu[ball((30, 34, 30), 3.0)] = -100.0
+    found = candidates.find(hu, lung, SPACING_MM, 100)
+    assert np.linalg.norm((found.voxels[0] - (30, 34, 30)) * SPACING_MM) <= 2.0
+
+
+def test_no_lung_no_candidates() -> None:
+    """An empty hull gives no candidates and an empty mask."""
+    hu, _ = scene()
+    empty = candidates.hull(np.zeros(SHAPE, bool), SPACING_MM)
+    assert not empty.any()
+    assert len(candidates.find(hu, empty, SPACING_MM, 10).voxels) == 0
+
+
+def test_candidates_keep_their_distance_and_their_order() -> None:
+    """No two candidates lie within 3 mm, and the responses fall."""
+    hu, lung = scene()
+    hu += np.random.default_rng(3).normal(0, 60, SHAPE).astype(np.float32)
+    found = candidates.find(hu, lung, SPACING_MM, 60)
+    away = np.linalg.norm((found.voxels[:, None] - found.voxels[None]) * SPACING_MM, axis=-1) + 99 * np.eye(len(found.voxels))
+    assert away.min() >= 3.0
+    assert (np.diff(found.response) <= 0).all()
+    assert lung[tuple(found.voxels.T)].all()
