@@ -29,7 +29,7 @@ def build(name: str, arguments: Mapping[str, Any], device: str) -> torch.nn.Modu
     except torch.OutOfMemoryError:
         raise  # a RuntimeError too, but of the device's room, not of the card
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the network {name!r} cannot be built: {error}") from None
+        raise ValueError(f"the network {name!r} cannot be built: {error}") from error
     return network
 
 
@@ -40,7 +40,7 @@ def fill(network: torch.nn.Module, content: bytes) -> None:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"the weights do not fit the network: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"the weights do not fit the network: {str(error).splitlines()[0]}") from error
 
 
 def forward_bytes(network: torch.nn.Module, window: Sequence[int], channels: int = 1) -> int:

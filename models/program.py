@@ -56,15 +56,15 @@ def outputs_of(result: object) -> Outputs:
 
 
 def probe(program: Program, roles: int, window: Sequence[int]) -> Outputs:
-    """Run one window of zeros; raises ValueError where the network does not take it."""
+    """Run one window of zeros; raises ValueError where the network does not take it, with the cause: memory may have run out."""
     try:
         with torch.inference_mode():
             return program(torch.zeros((1, roles, *window), device=program.device))
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 -- each format's library raises what it likes, and any of it means the same here
+    except Exception as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"the network does not take {roles} channels of a window {tuple(window)}: {told[-1][:300]}") from None
+        raise ValueError(f"the network does not take {roles} channels of a window {tuple(window)}: {told[-1][:300]}") from error
 
 
 def prove_dense(outputs: Outputs, channels: int, window: Sequence[int]) -> None:

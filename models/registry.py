@@ -53,7 +53,10 @@ def read(shelved: ShelvedCard, name: str) -> bytes:
 
 @contextmanager
 def options_at_fault(shelved: ShelvedCard) -> Iterator[None]:
-    """Turn what a runtime finds wrong with its options into BadCard, naming card and key."""
+    """Turn what a runtime finds wrong with its options into BadCard, naming card and key.
+
+    The cause stays with it: memory that ran out, or a lost device, is no fault of the card, and whoever runs models looks for it.
+    """
     where = shelved.folder / "card.toml"
     try:
         yield
@@ -61,7 +64,7 @@ def options_at_fault(shelved: ShelvedCard) -> Iterator[None]:
         faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
         raise BadCard(f"{where}: runtime.options: {faults}") from None
     except ValueError as error:
-        raise BadCard(f"{where}: runtime.options: {error}") from None
+        raise BadCard(f"{where}: runtime.options: {error}") from error
 
 
 def _place(shelved: ShelvedCard, name: str, file: WeightsFile) -> Path:

@@ -242,6 +242,15 @@ def onto(array: Array, grid: Grid, target: Grid, device: str) -> tuple[torch.Ten
     return values, seen
 
 
+def coincide(one: Grid, other: Grid) -> bool:
+    """Tell whether two grids place every voxel alike, within a hundredth of a millimetre at all eight corners.
+
+    Steps that differ by 0.009 mm are 2.7 mm apart at the 300th voxel; grids with rows and columns exchanged share two corners.
+    """
+    corners = np.argwhere(np.ones((2, 2, 2))) * (np.array(one.shape, dtype=float) - 1)
+    return one.shape == other.shape and bool(np.abs(one.to_world_mm(corners) - other.to_world_mm(corners)).max() < 0.01)
+
+
 def _index_to_index(one: Grid, other: Grid) -> NDArray[np.float64]:
     """Give the (3, 4) matrix that takes (z, y, x, 1) indices of one grid to (z, y, x) indices of another."""
     corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=float)

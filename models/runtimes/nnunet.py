@@ -75,7 +75,7 @@ def channels(card: Card, volumes: Mapping[str, Volume], orientation: str) -> tup
         if volume.modality == "CT" and volume.unit != "HU":
             raise Unfit("The CT's values are not Hounsfield units.")
         array = volume.array
-        if not same(volume.grid, reference.grid):
+        if not transforms.coincide(volume.grid, reference.grid):
             values, seen = transforms.onto(volume.array, volume.grid, reference.grid, "cpu")
             if not bool(seen.any()):
                 raise Unfit(f"The series of {entry.role} shows no part of what the series of {card.reference_role} shows.")
@@ -84,12 +84,6 @@ def channels(card: Card, volumes: Mapping[str, Volume], orientation: str) -> tup
     return np.stack([np.asarray(part, dtype=np.float32) for part in parts]), reference.grid if turning is None else turning.turned(
         reference.grid
     )
-
-
-def same(one: Grid, other: Grid) -> bool:
-    """Tell whether two grids place every voxel alike, within a hundredth of a millimetre at the far corner."""
-    corners = np.array([[0, 0, 0], [size - 1 for size in one.shape]], dtype=float)
-    return one.shape == other.shape and bool(np.abs(one.to_world_mm(corners) - other.to_world_mm(corners)).max() < 0.01)
 
 
 class NnUNet:
@@ -114,7 +108,7 @@ class NnUNet:
         levels = {index: back(level, source, orientation) for index, level in found.levels.items()}
         instances, findings = lesions.mark(labels, levels, self._card, source)
         segmenter.drop_small(labels, source, self._card)
-        moved = [role for role, volume in sorted(volumes.items()) if not same(volume.grid, source)]
+        moved = [role for role, volume in sorted(volumes.items()) if not transforms.coincide(volume.grid, source)]
         said = variant(self._stages, execution) | ({"interpolated": " ".join(moved)} if moved else {})
         progress(1.0)
         return Prediction(grid=source, labels=labels, instances=instances, findings=findings, variant=said)

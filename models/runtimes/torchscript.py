@@ -39,4 +39,4 @@ def opened(content: bytes, device: str) -> Any:
             warnings.filterwarnings("ignore", message=r".*torch\.jit\..*", category=DeprecationWarning)
             return torch.jit.load(io.BytesIO(content), map_location=device).eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"the file is no TorchScript program that can be read: {str(error).strip().splitlines()[0]}") from None
+        raise ValueError(f"the file is no TorchScript program that can be read: {str(error).strip().splitlines()[0]}") from error

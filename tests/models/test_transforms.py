@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -126,3 +128,12 @@ def test_flipping_a_series_flips_its_samples() -> None:
     one = transforms.to_model(array, transforms.resampling(source, "SPL", (1.5, 1.5, 1.5)), "cpu")
     other = transforms.to_model(array[::-1], transforms.resampling(flipped, "SPL", (1.5, 1.5, 1.5)), "cpu")
     assert torch.equal(one, other)
+
+
+def test_grids_coincide_only_where_all_their_corners_do() -> None:
+    """A step 0.009 mm wider drifts by 0.9 mm over 100 voxels; rows and columns exchanged share the first and the last voxel."""
+    one = Grid(shape=(4, 101, 101), origin_mm=(1, 2, 3), axes=((0, 0, 1), (0, 1, 0), (1, 0, 0)), spacing_mm=(2, 1, 1))
+    assert transforms.coincide(one, replace(one, origin_mm=(1.001, 2, 3)))
+    assert not transforms.coincide(one, replace(one, spacing_mm=(2, 1, 1.009)))
+    assert not transforms.coincide(one, replace(one, axes=((0, 0, 1), (1, 0, 0), (0, 1, 0))))
+    assert not transforms.coincide(one, replace(one, shape=(4, 101, 100)))

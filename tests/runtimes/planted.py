@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models import program, registry
 from models.card import ShelvedCard
 from models.execution import PLAIN, Execution, Need
 from models.vocabulary import Broken, Grid, Prediction, Progress, Volume
@@ -28,6 +29,7 @@ class Planted:
 
     options  fault     what happens in `predict`
              spared    the fault is left out where the execution is at least so sparing: "batch", "host", "float16", "tile", "cpu"
+             proved    the same faults, while the network runs its trial window
              dies_loading  true: the process does
              holds_mb  of ballast, for as long as it is loaded
              needs_gb  on its device, by the same words; "" for any other execution
@@ -39,6 +41,9 @@ class Planted:
         self._device = device
         if self._options.get("dies_loading"):
             os.kill(os.getpid(), signal.SIGSEGV)
+        if fault := str(self._options.get("proved", "")):
+            with registry.options_at_fault(shelved):
+                program.probe(program.Program(run=lambda _window: self._told(fault), device="cpu", facts={}), 1, (2, 2, 2))
         self._ballast = np.ones(int(self._options.get("holds_mb", 0)) << 20, dtype=np.uint8)
 
     def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
@@ -70,6 +75,10 @@ class Planted:
             "cpu": self._device == "cpu",
         }
         return {word for word, holds in facts.items() if holds}
+
+    def _told(self, fault: str) -> program.Outputs:
+        self._fail(fault, PLAIN)
+        return ()
 
     def _fail(self, fault: str, execution: Execution) -> None:
         if fault == "memory":

@@ -100,7 +100,7 @@ def predict(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str, po
     """
     try:
         return _climb(shelved, volumes, device, policy)
-    except RuntimeError as error:
+    except Exception as error:  # a card is at fault, says who loads a model on a lost device: the cause tells
         watchdog.raise_if_poisoned(error, device)
         raise
 

@@ -56,14 +56,16 @@ class Patience:
 
 
 def raise_if_poisoned(error: BaseException, device: str) -> None:
-    """Raise Poisoned where an error says that the device is lost; call it after memory has been ruled out."""
+    """Raise Poisoned where an error, or what caused it, says that the device is lost; memory that ran out is another matter."""
     from workers.gpu import memory  # noqa: PLC0415 -- torch comes with the question
 
-    if memory.ran_out(error) or not isinstance(error, RuntimeError):
-        return
-    for words in POISON:
-        if words in str(error):
-            raise Poisoned(f"{device} failed ({words}), and the worker's process was replaced") from error
+    seen: BaseException | None = None if memory.ran_out(error) else error
+    while seen is not None:
+        told = str(seen) if isinstance(seen, RuntimeError) else ""
+        for words in POISON:
+            if words in told:
+                raise Poisoned(f"{device} failed ({words}), and the worker's process was replaced") from error
+        seen = seen.__cause__
 
 
 def leave(code: int, reason: str) -> NoReturn:

@@ -77,7 +77,7 @@ def prove(setup: Setup, shape: tuple[int, ...]) -> torch.Tensor:
     except Exception as error:
         if isinstance(error, ValueError):
             raise
-        raise ValueError(f"the bundle fails on an image of noise: {chain.innermost(error)}") from None
+        raise ValueError(f"the bundle fails on an image of noise: {chain.innermost(error)}") from error
     if spatial and (wrong := chain.on_grid(found, _turned(setup, grid))):
         raise ValueError(f"the bundle does not return to the source grid: {wrong}")
     return found
@@ -204,7 +204,7 @@ class Bundle:
             volume = volumes[entry.role]
             if volume.modality == "CT" and volume.unit != "HU":
                 raise Unfit("The CT's values are not Hounsfield units.")
-            if volume.grid.shape != grid.shape or not np.allclose(volume.grid.affine, grid.affine, atol=chain.DEVIATION_MM):
+            if not transforms.coincide(volume.grid, grid):
                 volume = _moved(volume, grid, entry)
             laid[entry.role] = replace(volume, grid=grid)
         return laid

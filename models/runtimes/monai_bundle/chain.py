@@ -128,8 +128,8 @@ def part(parser: ConfigParser, name: str) -> Any:
     """Build one section; raises ValueError with the innermost reason."""
     try:
         return parser.get_parsed_content(name) if name in parser else None
-    except Exception as error:  # noqa: BLE001 -- a bundle's components may raise anything
-        raise ValueError(f"{name}: cannot be built: {innermost(error)}") from None
+    except Exception as error:
+        raise ValueError(f"{name}: cannot be built: {innermost(error)}") from error
 
 
 def innermost(error: BaseException) -> str:

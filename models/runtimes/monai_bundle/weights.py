@@ -56,8 +56,8 @@ def _run(built: torch.nn.Module, shape: tuple[int, ...]) -> Any:
     try:
         with torch.no_grad():
             return built.cpu().eval()(torch.zeros(shape))
-    except Exception as error:  # noqa: BLE001 -- a bundle's network may raise anything
-        raise ValueError(f"the network does not take {shape[1:]}: {type(error).__name__}: {' '.join(str(error).split())[-200:]}") from None
+    except Exception as error:
+        raise ValueError(f"the network does not take {shape[1:]}: {type(error).__name__}: {' '.join(str(error).split())[-200:]}") from error
 
 
 def script(content: bytes) -> torch.nn.Module:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.card import BadCard
 from models.execution import Execution
 from models.vocabulary import Broken, Prediction, Progress, Volume
 from node.errors import Misconfigured, Retryable
@@ -225,3 +226,17 @@ def test_a_real_network_says_the_same_on_both_ways_of_a_processor(tmp_path: Path
     assert [one.variant["tile"] for one in (plain, tiles)] == ["no", "yes"]
     assert len(np.unique(plain.labels)) > 1
     assert np.array_equal(plain.labels, tiles.labels)
+
+
+def test_memory_that_runs_out_while_a_network_is_proved_is_no_fault_of_its_card(tmp_path: Path, series: Series) -> None:
+    """The trial window of a network takes memory too: the job waits for some, and does not fail for good as with a bad card."""
+    with pytest.raises(Retryable, match="the memory does not suffice for planted"):
+        run(tmp_path, series, "cpu", proved="memory")
+
+
+def test_a_device_that_is_lost_while_a_network_is_proved_is_no_fault_of_its_card(tmp_path: Path, series: Series, cuda: memory.Room) -> None:
+    """The process is to be replaced and the job given back; any other fault of the trial stays the card's."""
+    with pytest.raises(watchdog.Poisoned, match=r"cuda:0 failed \(device-side assert\)"):
+        run(tmp_path / "lost", series, proved="CUDA error: device-side assert triggered")
+    with pytest.raises(BadCard, match="the network does not take"):
+        run(tmp_path / "card", series, proved="expected 3 channels")
