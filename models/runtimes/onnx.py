@@ -54,7 +54,7 @@ def program(asked: stages.Asked) -> Program:
         facts={
             "runtime": "onnx",
             "provider": ran_on,
-            "precision": "float32",
+            "precision": "float16" if inputs[0].type == FLOAT16 else "float32",
             "onnxruntime": str(onnxruntime.__version__),
             "torch": str(torch.__version__),
         },

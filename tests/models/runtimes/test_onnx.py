@@ -103,3 +103,13 @@ def test_operations_of_another_domain_are_refused(tmp_path: Path) -> None:
     model.opset_import.append(onnx.helper.make_opsetid("com.example.kernels", 1))
     with pytest.raises(BadCard, match=r"operations of 'com\.example\.kernels'"):
         registry.load(shelve(tmp_path, "onnx", {"weights": ("w", model.SerializeToString())}, OPTIONS, OUTPUT), "cpu")
+
+
+def test_a_graph_in_half_precision_is_told_as_such(tmp_path: Path) -> None:
+    """What the graph computes in is recorded, whatever was asked for."""
+    network = programs.random(1, 2, seed=4).half()
+    files = programs.onnx(network, torch.zeros(1, 1, 8, 8, 8, dtype=torch.float16))
+    of = grid("axial", (8, 8, 8))
+    shown = Volume(array=np.ones(of.shape, dtype=np.float32), grid=of, unit="1", modality="MR")
+    prediction = registry.load(shelve(tmp_path, "onnx", files, OPTIONS, OUTPUT), "cpu").predict({"ct": shown}, lambda _: None)
+    assert prediction.variant["precision"] == "float16"
