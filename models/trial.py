@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.card import Accept, ShelvedCard
-from models.vocabulary import Finding, Grid, Model, Prediction, Unfit, Volume
+from models.vocabulary import Finding, Grid, Model, Prediction, Progress, Unfit, Volume
 
 PICTURES = frozenset({"CR", "DX", "MG", "RG", "PX", "IO", "XA", "RF"})
+STUDIES = ("empty", "body")
 EXTENT_MM = 128.0
 PICTURE = (320, 256)
 UPRIGHT = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
@@ -33,17 +34,17 @@ class Trial:
     holds: bool
 
 
-def run(shelved: ShelvedCard, model: Model) -> Iterator[Trial]:
+def run(shelved: ShelvedCard, model: Model, progress: Progress = lambda _part: None) -> Iterator[Trial]:
     """Try a loaded model on nothing and on a body, the body twice; whatever it raises is a fault in words."""
-    for study in ("empty", "body"):
+    for study in STUDIES:
         volumes = studies(shelved, study)
         begun = time.perf_counter()
         try:
-            prediction = model.predict(volumes, lambda _share: None)
+            prediction = model.predict(volumes, progress)
             seconds = time.perf_counter() - begun
             faults = judge(shelved, volumes, prediction)
             if not faults and study == "body":
-                again = model.predict(volumes, lambda _share: None)
+                again = model.predict(volumes, progress)
                 faults = [] if _same(prediction, again) else ["another result for the same images, run again"]
         except Unfit as verdict:
             yield Trial(study=study, outcome=f"declined: {verdict.reason}", seconds=time.perf_counter() - begun, holds=True)

@@ -11,7 +11,7 @@ from overread import options
 from overread.options import AsJson, Config
 
 models = typer.Typer(help="The models on the shelf, and those a site brings.", no_args_is_help=True)
-Directory = Annotated[Path | None, typer.Option("--dir", help="Where a site's models lie; default: [models] dir.")]
+Directory = Annotated[Path | None, typer.Option("--dir", help="Where a site's models lie; default: \\[models] dir.")]
 
 
 @models.command("list")
@@ -50,9 +50,10 @@ def models_add(  # noqa: PLR0913, PLR0917 -- each is an option of the command
 
 
 @models.command("check")
-def models_check(
+def models_check(  # noqa: PLR0913, PLR0917 -- each is an option of the command
     name: str,
     shelve: Annotated[bool, typer.Option("--shelve", help="If all holds, put the draft on the shelf.")] = False,
+    within_s: Annotated[float, typer.Option("--within", min=1, metavar="SECONDS", help="Stop what takes longer.")] = 300,
     directory: Directory = None,
     config: Config = None,
     as_json: AsJson = False,
@@ -60,7 +61,8 @@ def models_check(
     """Load a model and run it on made-up images, so that faults show before the first patient."""
     from overread.commands import models_check as command
 
-    raise typer.Exit(command.main(options.settings(config), command.Wish(name=name, directory=directory, shelve=shelve), as_json=as_json))
+    wish = command.Wish(name=name, directory=directory, shelve=shelve, within_s=within_s)
+    raise typer.Exit(command.main(options.settings(config), wish, as_json=as_json))
 
 
 @models.command("run")

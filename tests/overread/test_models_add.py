@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from models import shelf, writing
 from tests.models import networks
@@ -153,3 +156,29 @@ def test_show_tells_a_changed_file(site: Path) -> None:
     assert (shown.code, "has sha256" in json.loads(shown.out)["files"]["weights"]) == (1, True)
     checked = overread("models", "check", "net", "--shelve", *config)
     assert (checked.code, "has sha256" in checked.error) == (2, True)
+
+
+class Endless(torch.nn.Module):
+    """A network that never answers."""
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Add zeros for ever."""
+        while bool(tensor.sum() < 1):
+            tensor = tensor * 0
+        return tensor
+
+
+def test_a_check_of_a_network_that_hangs_ends(site: Path) -> None:
+    """Past its time a check says how far it was, as one JSON object too, ends with exit code 1, and shelves nothing."""
+    torch.jit.script(Endless()).save(str(site / "net.ts"))  # type: ignore[no-untyped-call]
+    config = ("--config", str(site / "overread.toml"))
+    values = {key: value for key, value in FILLED.items() if key not in {"runtime.options.network", "runtime.options.arguments"}}
+    added = overread("models", "add", str(site / "net.ts"), *sets(values), *config)
+    assert added.code == 0, added.error
+    words = [sys.executable, "-m", "overread", "models", "check", "net", "--shelve", "--within", "1", *config, "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["holds"], told["draft"], told["trials"]) == (False, True, [])
+    assert "after 1 s while it was loaded" in told["stopped"]
+    assert not (site / "models" / "net" / "card.toml").exists()
