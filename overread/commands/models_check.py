@@ -57,7 +57,7 @@ class Try:
             model = registry.load(found, self.facts["device"])
             self._told(0)
             for entry in trial.run(found, model, self._told):
-                self.trials.append(entry)  # noqa: PERF402 -- what stops the check reads those that have ended
+                self.trials.append(entry)  # what stops the check reads those that have ended
         return all(entry.holds for entry in self.trials)
 
     def _told(self, part: float) -> None:
