@@ -119,7 +119,12 @@ def _suits(card: Card, read: Reading, values: torch.Tensor) -> None:
 
 
 def prediction(card: Card, read: Reading, found: torch.Tensor, grid: Grid, variant: Mapping[str, str]) -> Prediction:
-    """Give the prediction; `found` is (channels, *) as postprocessing gave it, already on the source grid."""
+    """Give the prediction; `found` is (channels, *) as postprocessing gave it, already on the source grid.
+
+    Raises Broken where it is no finite number: a comparison would read that as "below the threshold".
+    """
+    if not all(bool(torch.isfinite(channel).all()) for channel in found):
+        raise Broken("The bundle's postprocessing gave values that are no finite numbers.")
     if card.output.kind == "scores":
         scores = tuple(Score(label=index, score=_share(float(found[channel]))) for index, channel in read.channels.items())
         return Prediction(grid=grid, labels=np.zeros(grid.shape, dtype=np.uint8), scores=scores, variant=variant)

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from models import registry
 from models.card import BadCard
 from models.execution import Execution
+from models.runtimes.monai_bundle import outputs
 from models.vocabulary import Broken, Grid, Unfit, Volume
 from tests.models.grids import grid
 from tests.models.runtimes import bundles
@@ -204,6 +205,20 @@ def test_scores_that_are_no_numbers_are_broken(tmp_path: Path, inferer: dict[str
     weights = bundles.lines(inference, ((0.0, 0.0), (float("nan"), 0.0), (1.0, 0.0)))
     with pytest.raises(Broken, match="no finite numbers"):
         predict(bundles.card(bundles.write(tmp_path, inference, weights=weights)), volume)
+
+
+def test_values_that_postprocessing_spoils_are_broken(tmp_path: Path) -> None:
+    """One voxel that a step after the network made no number is no "nothing here": the study gets a reason instead."""
+    of = grid("axial", SHAPE, SPACING_MM)
+    card = bundles.card(bundles.write(tmp_path)).card
+    labels = {label.index: label.index for label in card.output.labels}
+    read = outputs.Reading(channels=labels, mapped=False, known=frozenset(), graded=True, sums=True)
+    found = torch.zeros((1 + max(labels), *of.shape))
+    found[0] = 1
+    assert not outputs.prediction(card, read, found, of, {}).labels.any()
+    found[1, 3, 4, 5] = float("nan")
+    with pytest.raises(Broken, match="postprocessing gave values that are no finite numbers"):
+        outputs.prediction(card, read, found, of, {})
 
 
 def test_a_ct_without_hounsfield_units_and_a_picture_are_unfit(tmp_path: Path) -> None:
