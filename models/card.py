@@ -289,6 +289,13 @@ class ShelvedCard:
     folder: Path
     digest: str
 
+    @property
+    def path(self) -> Path:
+        """The card's file; of a model that waits for its check the draft."""
+        draft = self.folder / "card.draft.toml"
+        card = self.folder / "card.toml"
+        return draft if draft.is_file() and not card.is_file() else card
+
 
 def read(path: Path) -> ShelvedCard:
     """Read one card.toml; raises BadCard with the key at fault."""
@@ -321,7 +328,7 @@ def runtime_of(shelved: ShelvedCard) -> str:
     """Give the module that runs a card's format, without importing it; raises BadCard where this node has none."""
     module = "models.runtimes." + shelved.card.runtime.format.replace("-", "_")
     if importlib.util.find_spec(module) is None:
-        raise BadCard(f"{shelved.folder / 'card.toml'}: runtime.format {shelved.card.runtime.format!r} is not one this node has")
+        raise BadCard(f"{shelved.path}: runtime.format {shelved.card.runtime.format!r} is not one this node has")
     return module
 
 

@@ -63,8 +63,8 @@ def probe(program: Program, roles: int, window: Sequence[int]) -> Outputs:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"the network does not take {roles} channels of a window {tuple(window)}: {told[-1][:300]}") from error
+        told = " ".join(str(error).split()) or type(error).__name__  # torch says the reason last, ONNX Runtime before its advice
+        raise ValueError(f"the network does not take {roles} channels of a window {tuple(window)}: {told[-300:]}") from error
 
 
 def prove_dense(outputs: Outputs, channels: int, window: Sequence[int]) -> None:

@@ -30,7 +30,7 @@ def weights(shelved: ShelvedCard, names: tuple[str, ...]) -> Mapping[str, bytes]
 
     Raises BadCard where the card has not exactly these files, one is missing, or its sha256 is another.
     """
-    card = shelved.folder / "card.toml"
+    card = shelved.path
     files = shelved.card.runtime.files
     if set(files) != set(names):
         raise BadCard(f"{card}: runtime.files must be {', '.join(sorted(names))}, not {', '.join(sorted(files)) or 'empty'}")
@@ -39,7 +39,7 @@ def weights(shelved: ShelvedCard, names: tuple[str, ...]) -> Mapping[str, bytes]
 
 def read(shelved: ShelvedCard, name: str) -> bytes:
     """Read one file of the card; raises BadCard where it cannot be, or its sha256 is another."""
-    where, pinned = f"{shelved.folder / 'card.toml'}: runtime.files.{name}", shelved.card.runtime.files[name]
+    where, pinned = f"{shelved.path}: runtime.files.{name}", shelved.card.runtime.files[name]
     path = _place(shelved, name, pinned)
     try:
         content = path.read_bytes()
@@ -57,7 +57,7 @@ def options_at_fault(shelved: ShelvedCard) -> Iterator[None]:
 
     The cause stays with it: memory that ran out, or a lost device, is no fault of the card, and whoever runs models looks for it.
     """
-    where = shelved.folder / "card.toml"
+    where = shelved.path
     try:
         yield
     except ValidationError as error:
@@ -78,11 +78,11 @@ def _place(shelved: ShelvedCard, name: str, file: WeightsFile) -> Path:
         spec = importlib.util.find_spec(file.package) if file.package.isidentifier() else None
         if spec is None or spec.origin is None:
             raise BadCard(
-                f"{shelved.folder / 'card.toml'}: runtime.files.{name}: the package {file.package!r} is not installed; "
+                f"{shelved.path}: runtime.files.{name}: the package {file.package!r} is not installed; "
                 f"install overread[{shelved.card.model.name}]"
             )
         folder = Path(spec.origin).parent.parent
     path = (folder / file.path).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise BadCard(f"{shelved.folder / 'card.toml'}: runtime.files.{name}: {file.path!r} leaves its folder")
+        raise BadCard(f"{shelved.path}: runtime.files.{name}: {file.path!r} leaves its folder")
     return path

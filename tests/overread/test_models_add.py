@@ -68,6 +68,7 @@ def test_a_network_that_does_not_fit_its_card_fails_the_check(site: Path) -> Non
     checked = overread("models", "check", "net", "--shelve", *config)
     assert checked.code == 2
     assert "channels" in checked.error
+    assert str(site / "models" / "net" / "card.draft.toml") in checked.error
     assert not (site / "models" / "net" / "card.toml").exists()
 
 

@@ -113,7 +113,11 @@ def test_a_file_that_is_none_or_a_part_of_one_is_bad(tmp_path: Path, name: str) 
 @pytest.mark.parametrize("name", ["torchscript traced", "exported-program", "onnx"])
 @pytest.mark.parametrize(
     ("roles", "channels", "reason"),
-    [(2, 3, "does not take 1 channels"), (1, 4, r"the labels need channels \[0, 1, 2\]"), (1, 2, r"the labels need channels \[0, 1, 2\]")],
+    [
+        (2, 3, r"does not take 1 channels .*(have 2 channels|Expected: 2\b|equal to 2\b|== 2\b)"),
+        (1, 4, r"the labels need channels \[0, 1, 2\]"),
+        (1, 2, r"the labels need channels \[0, 1, 2\]"),
+    ],
 )
 def test_a_network_of_other_channels_is_bad(tmp_path: Path, name: str, roles: int, channels: int, reason: str) -> None:
     """A card whose roles or classes are not the network's is refused when it is loaded."""
