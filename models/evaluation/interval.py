@@ -17,7 +17,10 @@ SEED = 20_180_923
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A figure and the middle 95 % of it over resampled cases; `low` and `high` are NaN where no resample gave one."""
+    """A figure and the middle 95 % of it over resampled cases; `low` and `high` are NaN where no resample gave one.
+
+    So they are with fewer than two cases: of one patient alone nothing can be said of others.
+    """
 
     value: float
     low: float
@@ -34,7 +37,7 @@ def bootstrap(cases: Sequence[Case], figures: Callable[[Sequence[Case]], Any], r
     Ref: Efron, Tibshirani 1993, An Introduction to the Bootstrap, 13.3
     """
     values = np.atleast_1d(np.asarray(figures(cases), dtype=float))
-    if not cases:
+    if len(cases) < 2:
         return tuple(Interval(value=float(value), low=float("nan"), high=float("nan")) for value in values)
     rng = np.random.default_rng(SEED)
     drawn = np.array(

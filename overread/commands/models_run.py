@@ -95,13 +95,16 @@ def _bar(console: Console, words: str) -> Iterator[Callable[[float], None]]:
 
 
 def _one(shelved: ShelvedCard, study: Routed, wanted: Wanted, settings: Settings) -> dict[str, Any]:
-    """Run one study and give what was made of it."""
+    """Run one study and give what was made of it; `others` are files that lay there before and are not of this run."""
     ran = pipeline.run(shelved, study, wanted, settings)
+    drawn, arrays = pictures.pages(ran.files, wanted.out), save(ran.prediction, wanted.out)
+    ours = {path.name for path in (*ran.files, *drawn, *arrays)}
     return {
         "summary": ran.summary,
         "files": [str(path) for path in ran.files],
-        "pictures": [str(path) for path in pictures.pages(ran.files, wanted.out)],
-        "nifti": [str(path) for path in save(ran.prediction, wanted.out)],
+        "pictures": [str(path) for path in drawn],
+        "nifti": [str(path) for path in arrays],
+        "others": sorted(str(path) for path in wanted.out.iterdir() if path.is_file() and path.name not in ours),
         "findings": len(ran.prediction.findings),
         "variant": dict(ran.prediction.variant),
     }
@@ -134,3 +137,5 @@ def _print(facts: dict[str, Any], console: Console) -> None:
     console.print(facts["summary"], markup=False, soft_wrap=True)
     for path in (*facts["files"], *facts["pictures"], *facts["nifti"]):
         console.print(f"  {path}", markup=False, soft_wrap=True)
+    for path in facts["others"]:
+        console.print(f"not of this run: {path}", markup=False, soft_wrap=True)

@@ -63,6 +63,18 @@ def test_every_study_of_a_folder_is_run_in_a_folder_of_its_own(site: Site, tmp_p
     assert (tmp_path / "out" / "study-2" / "labels.nii.gz").is_file()
 
 
+def test_what_lay_in_the_folder_before_is_not_taken_for_a_result(site: Site, tmp_path: Path) -> None:
+    """A file of an earlier run stays, and is named as none of this one; what is written again is not."""
+    phantoms.thorax(tmp_path / "study")
+    old = tmp_path / "out" / "09-seg.dcm"
+    old.parent.mkdir()
+    old.write_bytes(b"of another patient")
+    for _ in range(2):
+        said = site.run(tmp_path / "study", tmp_path / "out", "--json")
+        assert json.loads(said.out)["others"] == [str(old)]
+    assert f"not of this run: {old}" in site.run(tmp_path / "study", tmp_path / "out").out
+
+
 def test_nifti_and_nothing_are_refused_with_what_to_do(site: Site, tmp_path: Path) -> None:
     """A folder of NIfTI is told where NIfTI is taken; one that is not there is told so."""
     (tmp_path / "nifti").mkdir()
