@@ -15,19 +15,19 @@ Directory = Annotated[Path | None, typer.Option("--dir", help="Where a site's mo
 
 
 @models.command("list")
-def models_list(config: Config = None, as_json: AsJson = False) -> None:
+def models_list(directory: Directory = None, config: Config = None, as_json: AsJson = False) -> None:
     """List the models, and the drafts that wait to be filled in."""
     from overread.commands import models as command
 
-    command.show_all(options.settings(config), as_json=as_json)
+    command.show_all(options.settings(config), directory, as_json=as_json)
 
 
 @models.command("show")
-def models_show(name: str, config: Config = None, as_json: AsJson = False) -> None:
+def models_show(name: str, directory: Directory = None, config: Config = None, as_json: AsJson = False) -> None:
     """Show one model's card; of a draft what is missing."""
     from overread.commands import models as command
 
-    raise typer.Exit(command.show(options.settings(config), name, as_json=as_json))
+    raise typer.Exit(command.show(options.settings(config), name, directory, as_json=as_json))
 
 
 @models.command("add")

@@ -39,10 +39,11 @@ def find(settings: Settings, name: str, directory: Path | None = None) -> Shelve
     raise Misconfigured(f"no model is named {name!r}; there are {', '.join(known) or 'none'}{drafts}")
 
 
-def show_all(settings: Settings, *, as_json: bool) -> None:
+def show_all(settings: Settings, directory: Path | None = None, *, as_json: bool) -> None:
     """List name, version, title, licence and folder of every card, and the drafts; raises BadCard."""
-    known = shelved(settings, settings.models.dir)
-    waiting = {name: folder for name, folder in shelf.drafts_in(settings.models.dir).items() if not (folder / shelf.CARD).is_file()}
+    directory = directory or settings.models.dir
+    known = shelved(settings, directory)
+    waiting = {name: folder for name, folder in shelf.drafts_in(directory).items() if not (folder / shelf.CARD).is_file()}
     if as_json:
         facts = [
             {
@@ -60,7 +61,7 @@ def show_all(settings: Settings, *, as_json: bool) -> None:
     for name, entry in known.items():
         model = entry.card.model
         takes = ", ".join("/".join(role.accept.modality) for role in entry.card.inputs)
-        table.add_row(name, model.version, model.title, takes, model.licence, entry.digest[:12])
+        table.add_row(name, *map(escape, (model.version, model.title, takes, model.licence)), entry.digest[:12])
     console = Console(highlight=False)
     console.print(table)
     for name, folder in waiting.items():
@@ -72,9 +73,10 @@ def show_all(settings: Settings, *, as_json: bool) -> None:
         console.print(f"{name}: a draft, {f'{missing} keys to fill in' if missing else 'filled in'}; overread models show {name}")
 
 
-def show(settings: Settings, name: str, *, as_json: bool) -> int:
+def show(settings: Settings, name: str, directory: Path | None = None, *, as_json: bool) -> int:
     """Show one card in full, or what a draft lacks; 1 where it cannot run as it is. Raises Misconfigured, BadCard."""
-    waiting = shelf.drafts_in(settings.models.dir)
+    directory = directory or settings.models.dir
+    waiting = shelf.drafts_in(directory)
     if name in waiting and not (waiting[name] / shelf.CARD).is_file() and (missing := shelf.lacking(waiting[name])):
         folder = waiting[name]
         if as_json:
@@ -83,7 +85,7 @@ def show(settings: Settings, name: str, *, as_json: bool) -> int:
             return 1
         Console(highlight=False).print(asked_for(missing, f"{folder / shelf.DRAFT} lacks", {}))
         return 1
-    entry = find(settings, name)
+    entry = find(settings, name, directory)
     files = {key: _file(entry, key) for key in entry.card.runtime.files}
     if as_json:
         facts = {"digest": entry.digest, "folder": str(entry.folder), "draft": name in waiting, "files": files}
@@ -113,23 +115,23 @@ def _file(entry: ShelvedCard, key: str) -> str:
 
 def _print(console: Console, entry: ShelvedCard, files: dict[str, str]) -> None:
     card = entry.card
-    console.print(f"[bold]{card.model.title}[/] ({card.model.name} {card.model.version}), {card.model.licence}")
-    console.print(f"{entry.folder}\ndigest {entry.digest}", soft_wrap=True)
-    console.print(f"\n[bold]Intended use[/]\n  {card.model.intended_use}\n[bold]Limits[/]")
+    console.print(f"[bold]{escape(card.model.title)}[/] ({card.model.name} {card.model.version}), {escape(card.model.licence)}")
+    console.print(f"{entry.folder}\ndigest {entry.digest}", markup=False, soft_wrap=True)
+    console.print(f"\n[bold]Intended use[/]\n  {escape(card.model.intended_use)}\n[bold]Limits[/]")
     for limit in card.model.limits:
         console.print(f"  - {limit}", markup=False)
     table = Table("file", "sha256", "is", title=f"Runtime: {card.runtime.format}", title_justify="left")
     for key, words in files.items():
-        table.add_row(card.runtime.files[key].path, card.runtime.files[key].sha256[:12], words)
+        table.add_row(escape(card.runtime.files[key].path), card.runtime.files[key].sha256[:12], escape(words))
     console.print(table)
     for key, option in card.runtime.options.items():
         console.print(f"  {key} = {option}", markup=False)
     _inputs(console, card)
     _outputs(console, card)
     if card.evaluation is not None:
-        console.print(f"[bold]Evaluation[/] {card.evaluation.date}: {card.evaluation.data}")
+        console.print(f"[bold]Evaluation[/] {escape(card.evaluation.date)}: {escape(card.evaluation.data)}")
         for figure, value in card.evaluation.figures.items():
-            console.print(f"  {figure}: {value}")
+            console.print(f"  {figure}: {value}", markup=False)
     else:
         console.print("[bold]Evaluation[/] none: nothing can be claimed. overread models evaluate measures it on your data.")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydicom.sr.codedict import codes
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from models import keys, shelf
@@ -151,7 +152,10 @@ def _show(brought: Brought, wish: Wish) -> None:
     console = Console(highlight=False)
     name, draft = brought.folder.name, brought.folder / shelf.DRAFT
     words = "brought" if brought.changed else "as it was: the same files, nothing changed"
-    console.print(f"[bold]{name}[/] ({brought.draft.format}) {words}\n{brought.folder}", soft_wrap=True)
+    console.print(f"[bold]{name}[/] ({brought.draft.format}) {words}\n{escape(str(brought.folder))}", soft_wrap=True)
+    # What comes next is said with the words this was called with: without them it would be another draft elsewhere.
+    where = f" --dir {wish.directory}" if wish.directory else ""
+    again = f"{wish.path}{f' --name {wish.name}' if wish.name else ''}{where}"
     for note in brought.draft.notes:
         console.print(f"  - {note}", markup=False)
     pinned = brought.card["runtime"]["files"]
@@ -160,7 +164,7 @@ def _show(brought: Brought, wish: Wish) -> None:
         table.add_row(part["path"], part["sha256"][:12])
     console.print(table)
     if (brought.folder / shelf.CARD).is_file():
-        console.print(f"It is on the shelf: overread models show {name}")
+        console.print(f"It is on the shelf: overread models show {name}{where}", markup=False, soft_wrap=True)
         return
     if brought.missing:
         proposed = propose(brought.card)
@@ -168,5 +172,5 @@ def _show(brought: Brought, wish: Wish) -> None:
         if proposed:
             console.print("Proposals are DICOM's property types of the labels' names. Read each; --confirm-codes takes them.")
         first = brought.missing[0].key
-        console.print(f"Edit {draft}, or: overread models add {wish.path} --set {first}=...", markup=False, soft_wrap=True)
-    console.print(f"Then: overread models check {name}")
+        console.print(f"Edit {draft}, or: overread models add {again} --set {first}=...", markup=False, soft_wrap=True)
+    console.print(f"Then: overread models check {name}{where}", markup=False, soft_wrap=True)

@@ -60,6 +60,19 @@ def test_from_a_checkpoint_to_the_shelf(site: Path) -> None:
     assert "FILL IN" not in (site / "models" / "net" / "card.toml").read_text()
 
 
+def test_hints_lead_to_the_same_draft(site: Path) -> None:
+    """Brought under another name to another place, what is said to do next says both; list and show find it there."""
+    config, place = ("--config", str(site / "overread.toml")), site / "m[od]els"
+    added = overread("models", "add", str(site / "net.pth"), "--name", "two", "--dir", str(place), *config)
+    assert f"overread models add {site / 'net.pth'} --name two --dir {place} --set " in added.out
+    assert f"overread models check two --dir {place}" in added.out
+    assert str(place / "two") in added.out
+    assert "two: a draft" in overread("models", "list", "--dir", str(place), *config).out
+    assert "two: a draft" not in overread("models", "list", *config).out
+    shown = overread("models", "show", "two", "--json", "--dir", str(place), *config)
+    assert (shown.code, json.loads(shown.out)["draft"]) == (1, True)
+
+
 def test_a_network_that_does_not_fit_its_card_fails_the_check(site: Path) -> None:
     """Weights of three channels under a card of one label are refused at check, with the channels, and nothing is shelved."""
     config = ("--config", str(site / "overread.toml"))

@@ -88,7 +88,7 @@ def test_the_interval_of_a_mean_is_the_binomials() -> None:
 
 
 def test_an_interval_of_nothing_is_none() -> None:
-    """Without cases, or where no resample gives a number, there is no interval; one case moves nowhere."""
+    """Without cases, of one alone, or where no resample gives a number, there is no interval."""
     (empty,) = interval.bootstrap([], lambda _: float("nan"))
     assert math.isnan(empty.low)
     (alone,) = interval.bootstrap([1.0], list)
