@@ -76,11 +76,16 @@ def loaded(paths: list[Path], folder: Path) -> Loaded:
     try:
         return load(paths)
     except Refused as refused:
-        if "fewer than two images" not in refused.reason or "ImageOrientationPatient" not in pydicom.dcmread(paths[0]):
+        if "fewer than two images" not in refused.reason or not _lies(paths[0]):
             raise
     with quiet():
         repeated = _repeated(paths[0], folder)
     return load(repeated)
+
+
+def _lies(path: Path) -> bool:
+    with quiet():
+        return "ImageOrientationPatient" in pydicom.dcmread(path)
 
 
 def _repeated(path: Path, folder: Path) -> list[Path]:
@@ -154,7 +159,9 @@ def test_every_other_edge_file_is_of_the_same_study_or_refused_with_its_reason(f
 def _refusal(path: Path, place: Path) -> str | None:
     """Give why a file is not analysed: it is no volume or picture, or no result can point at it."""
     try:
-        header.donor(loaded([path], place).sources[0])
+        known = loaded([path], place)
+        with quiet():
+            header.donor(known.sources[0])
     except OverreadError as error:
         return error.reason
     return None
