@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from models import acceleration, registry
@@ -13,8 +12,6 @@ from models.program import Program, outputs_of
 from models.vocabulary import Volume
 from tests.models.cards import lines
 from tests.models.grids import grid
-
-pytest.importorskip("openvino", reason="the extra openvino is not installed")
 
 
 class Net(torch.nn.Module):

@@ -93,7 +93,6 @@ def test_a_bundle_is_brought_by_the_page(site: Path) -> None:
 
 def test_an_nnunet_folder_is_brought_by_the_page(site: Path) -> None:
     """The results folder's commands run as they stand, where nnU-Net is there to train one."""
-    pytest.importorskip("nnunetv2", reason="nnU-Net makes the folder")
     from tests.models import trained  # noqa: PLC0415 -- imports nnU-Net
 
     table = trained.configuration(patch=(32, 32, 32), spacing=(8.0, 8.0, 8.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tests.models import networks
@@ -44,7 +45,6 @@ def test_a_file_of_each_format_is_added_and_holds(tmp_path: Path, ending: str) -
 
 def test_an_onnx_graph_with_weights_beside_it_holds(tmp_path: Path) -> None:
     """A folder with a graph and its weights in a file of their own: both are pinned, and the model runs."""
-    onnx = pytest.importorskip("onnx")
     (tmp_path / "overread.toml").write_text(f'[node]\ndata_dir = "{tmp_path / "data"}"\n[models]\nstarters = false\n', encoding="utf-8")
     where = ("--dir", str(tmp_path / "models"), "--config", str(tmp_path / "overread.toml"), "--json")
     (tmp_path / "net").mkdir()

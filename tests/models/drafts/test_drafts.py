@@ -7,6 +7,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -107,7 +108,6 @@ def test_broken_files_are_one_clear_error(tmp_path: Path, ending: str) -> None:
 
 def test_onnx_weights_beside_the_file_are_pinned_and_elsewhere_refused(tmp_path: Path) -> None:
     """Weights in a file of their own become a pinned file; a location outside the folder is an error."""
-    onnx = pytest.importorskip("onnx")
     model = onnx.load(str(networks.save(tmp_path / "net.onnx")))
     (tmp_path / "out").mkdir()
     onnx.save(model, str(tmp_path / "out" / "net.onnx"), save_as_external_data=True, location="net.weights", size_threshold=0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save
 
 from models import registry
@@ -39,7 +40,6 @@ from tests.models.runtimes.bundles import (
 
 def test_yaml_is_read_as_json_is(tmp_path: Path) -> None:
     """The same configuration in YAML gives the same labels."""
-    yaml = pytest.importorskip("yaml")
     volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
     folder = bundles.write(tmp_path)
     expected = predict(bundles.card(folder), volume).labels
