@@ -33,8 +33,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from bench.results import organs, request_for
-from models import acceleration, pipeline, program, stages
 from models.execution import Execution
+from models.networks import acceleration, program
+from models.pipelines import pipeline, stages
 from models.runtimes import state_dict
 from node.profiles import Profile
 from tests.workers.results import scans

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models import card as cards
-from models import tilt
 from models.card import Accept, ShelvedCard
+from models.grids import tilt
 from models.vocabulary import Grid, Prediction, Progress, Volume
 from node import demographics, fit, holds, journal, outbox, routing
 from node.errors import Misconfigured, Refused

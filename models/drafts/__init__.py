@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from models import keys
 from models.card import BadCard
+from models.shelving import keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
     """One key of the card that no file can tell.
 
-    key      dotted as models.keys reads it: "model.licence", "inputs.ct.accept.modality", "output.labels.3.type"
+    key      dotted as models.shelving.keys reads it: "model.licence", "inputs.ct.accept.modality", "output.labels.3.type"
     what     what to write there, with an example
     why      what it is for
     instead  keys of which one that is there does as well
@@ -39,7 +39,7 @@ class Source:
 
     path     where it lies now
     place    where it will lie, relative to the model's folder, with slashes
-    pickled  a checkpoint whose tensors are written as safetensors instead (models.conversion), so `place` ends in .safetensors
+    pickled  a checkpoint whose tensors are written as safetensors instead (models.shelving.conversion), so `place` ends in .safetensors
     tied     of such a checkpoint: names of one tensor are written once, because the runtime's network has them tied
     """
 

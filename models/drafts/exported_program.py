@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models import archives
 from models.card import BadCard
 from models.drafts import WINDOWED, Draft, Source
+from models.shelving import archives
 
 PROGRAMS = ("models/model.json", "serialized_exported_program.json")
 """Where torch keeps the graph, in 2.8 and later and before."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from models import conversion, keys
 from models.card import ROLES_MAX, BadCard, ascii_only
 from models.drafts import Draft, Missing, Source
+from models.shelving import conversion, keys
 
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 WEIGHTS = ("models/model.safetensors", "models/model.pt", "models/model.ts")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models import archives
 from models.card import BadCard
 from models.drafts import WINDOWED, Draft, Source
+from models.shelving import archives
 
 
 def _is_one(path: Path) -> bool:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from models import archives, conversion
 from models.card import BadCard
 from models.drafts import WINDOWED, Draft, Missing, Source
+from models.shelving import archives, conversion
 
 NETWORK = (
     Missing(key="runtime.options.network", what='a class of monai.networks.nets: "UNet"', why="weights alone are no network"),

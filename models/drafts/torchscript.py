@@ -6,9 +6,9 @@ import pickletools
 import re
 from pathlib import Path
 
-from models import archives
 from models.card import BadCard
 from models.drafts import WINDOWED, Draft, Source
+from models.shelving import archives
 
 _FORWARD = re.compile(r"def forward\((?P<parameters>.*?)\) -> (?P<gives>[^\n]+):\n", re.DOTALL)
 

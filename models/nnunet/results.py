@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models import conversion
 from models.card import BadCard
 from models.drafts import Source
 from models.nnunet import plans as planning
+from models.shelving import conversion
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 

@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn import functional
 
 from models.execution import Execution
+from models.grids.windows import running
 from models.vocabulary import Broken, Progress
-from models.windows import running
 
 SIGMA = 1 / 8
 PEAK = 10  # of the weights, so that they do not vanish in half precision

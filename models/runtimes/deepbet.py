@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import ndimage
 
-from models import registry, transforms
+from models import registry
 from models.card import BadCard, ShelvedCard
 from models.execution import PLAIN, Execution, Need
+from models.grids import transforms
 from models.runtimes import torchscript
 from models.vocabulary import Grid, Prediction, Progress, Unfit, Volume
 

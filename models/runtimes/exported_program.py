@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from models import pipeline, stages
 from models.card import ShelvedCard
-from models.program import Program, outputs_of
+from models.networks.program import Program, outputs_of
+from models.pipelines import pipeline, stages
 
 OPERATION = re.compile(r"torch\.ops\.(aten|prims|higher_order)\.\w+(\.\w+)*|torch\.(ops\.)?sym_\w+|_operator\.\w+|math\.\w+")
 # A shape's formula, as sympy writes it: quotes around symbols alone, no dots, no names but those of sympy's and torch's arithmetic.

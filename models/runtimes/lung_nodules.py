@@ -11,10 +11,14 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models import candidates, inverse, lungfield, network, nodules, registry, segmenter, transforms, windows
+from models import registry
+from models.answers import segmenter
 from models.card import Card, ShelvedCard
+from models.chest import candidates, lungfield, nodules
+from models.chest.patchnet import PatchNet
 from models.execution import PLAIN, Execution, Need
-from models.patchnet import PatchNet
+from models.grids import inverse, transforms, windows
+from models.networks import network
 from models.vocabulary import Grid, Prediction, Progress, Unfit, Volume
 
 CUBE_BYTES = 54_000_000
@@ -42,7 +46,7 @@ class Lungs(_Part):
     """The coarse network (file `lungs`): a class of monai.networks.nets, one softmax of none, left, right.
 
     left, right      label indices
-    air_hu, reach_mm  models.lungfield.Edge
+    air_hu, reach_mm  models.chest.lungfield.Edge
     """
 
     network: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$")
@@ -74,7 +78,7 @@ class Guard(_Part):
 
 
 class Nodules(_Part):
-    """The patch network (file `nodules`) and when a candidate is a finding (models.nodules.Rule)."""
+    """The patch network (file `nodules`) and when a candidate is a finding (models.chest.nodules.Rule)."""
 
     label: int
     limit: int = Field(gt=0, le=5000)

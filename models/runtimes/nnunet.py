@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models import registry, segmenter, transforms
+from models import registry
+from models.answers import segmenter
 from models.card import Card, ShelvedCard
 from models.execution import PLAIN, Execution, Need
+from models.grids import transforms
 from models.nnunet import lesions, stage
 from models.vocabulary import Grid, Prediction, Progress, Unfit, Volume
 
@@ -25,7 +27,7 @@ class Options(stage.Inference):
     """The card's [runtime.options]: how the folder is run, and how its training images lay.
 
     orientation  where the z, y and x indices of the training's images grow, "SAR" for NIfTI files in canonical order
-                 (models.transforms); or "as-stored": as the series is loaded, whatever that is
+                 (models.grids.transforms); or "as-stored": as the series is loaded, whatever that is
     """
 
     orientation: str = Field(pattern=ORIENTATION)

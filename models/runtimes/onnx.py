@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import pipeline, stages
 from models.card import ShelvedCard
-from models.program import Program
+from models.networks.program import Program
+from models.pipelines import pipeline, stages
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 FLOAT, FLOAT16 = "tensor(float)", "tensor(float16)"

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
-from models import network, pipeline, stages
 from models.card import ShelvedCard
-from models.program import Program, outputs_of
+from models.networks import network
+from models.networks.program import Program, outputs_of
+from models.pipelines import pipeline, stages
 
 
 class Stage(stages.Stage):

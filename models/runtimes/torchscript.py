@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from models import pipeline, stages
 from models.card import ShelvedCard
-from models.program import Program, outputs_of
+from models.networks.program import Program, outputs_of
+from models.pipelines import pipeline, stages
 
 
 def load(shelved: ShelvedCard, device: str) -> pipeline.Pipeline:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models import registry, segmenter
+from models import registry
+from models.answers import segmenter
 from models.card import Card, ShelvedCard
 from models.execution import PLAIN, Execution, Need
 from models.nnunet import classes, respaced, stage

@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from models import card as cards
-from models import registry, shelf
+from models import registry
 from models.card import BadCard, Card, CodedConcept, ShelvedCard
 from models.drafts import Missing
+from models.shelving import shelf
 from node.errors import Misconfigured
 from node.settings import Settings
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models import keys, shelf
 from models.card import BadCard
-from models.shelf import Brought
-from models.writing import value
+from models.shelving import keys, shelf
+from models.shelving.shelf import Brought
+from models.shelving.writing import value
 from node.errors import Misconfigured
 from node.settings import Settings
 from overread.commands import models

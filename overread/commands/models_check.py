@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models import registry, shelf, trial
+from models import registry
 from models.card import BadCard, ShelvedCard
-from models.trial import Trial
+from models.shelving import shelf, trial
+from models.shelving.trial import Trial
 from node.settings import Settings
 from overread.commands import models
 from workers import gpu

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models import writing
 from models.card import ShelvedCard, ascii_only
 from models.evaluation.froc import RATES
 from models.evaluation.interval import RESAMPLES, Interval
+from models.shelving import writing
 from overread.evaluation.figures import FindingFigures, LabelFigures
 from overread.evaluation.reading import Outcome
 

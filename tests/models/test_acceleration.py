@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models import acceleration, registry
-from models.program import Program, outputs_of
+from models import registry
+from models.networks import acceleration
+from models.networks.program import Program, outputs_of
 from models.vocabulary import Volume
 from tests.models.cards import lines
 from tests.models.grids import grid

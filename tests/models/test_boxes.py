@@ -8,8 +8,8 @@ import torch
 from monai.data.box_utils import non_max_suppression
 from pydantic import ValidationError
 
-from models import transforms
-from models.boxes import MOST, Candidate, Centres, Rows, Suppression, suppress, to_source
+from models.answers.boxes import MOST, Candidate, Centres, Rows, Suppression, suppress, to_source
+from models.grids import transforms
 from models.vocabulary import Broken, Unfit
 from tests.models.grids import AXES, grid
 

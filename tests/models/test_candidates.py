@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models import candidates
+from models.chest import candidates
 
 SPACING_MM = 1.25
 SHAPE = (48, 56, 64)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from models import conversion
 from models.card import BadCard
+from models.shelving import conversion
 from tests.models import networks
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models import detector, transforms
+from models.answers import detector
+from models.grids import transforms
 from models.vocabulary import Grid
 from tests.models.grids import AXES, grid, places_mm
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from models import boxes, card, heads, intensity, pipeline, stages
+from models import card
+from models.answers import boxes, heads
+from models.pipelines import intensity, pipeline, stages
 from models.runtimes import state_dict
 
 DOCS = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import torch
 from monai.transforms import NormalizeIntensity, ScaleIntensityRange, ScaleIntensityRangePercentiles
 from pydantic import TypeAdapter, ValidationError
 
-from models.intensity import Intensity
+from models.pipelines.intensity import Intensity
 
 FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "window": ({"low": -200, "high": 300}, ScaleIntensityRange(-200, 300, 0, 1, clip=True)),

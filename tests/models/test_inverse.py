@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from models import cells, inverse, transforms, windows
 from models.execution import PLAIN, Execution
+from models.grids import cells, inverse, transforms, windows
 from tests.models.grids import grid
 
 SPACINGS = [(1.5, 1.5, 1.5), (0.6, 3.0, 2.0), (4.0, 0.5, 0.5), (40.0, 40.0, 40.0)]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from models import keys
 from models.card import BadCard
+from models.shelving import keys
 
 CARD: dict[str, Any] = {
     "model": {"name": "a"},

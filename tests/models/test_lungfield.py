@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models import lungfield, transforms
+from models.chest import lungfield
+from models.grids import transforms
 from models.vocabulary import Grid
 
 AXES = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))

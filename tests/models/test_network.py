@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.networks import nets
 
-from models import network
+from models.networks import network
 
 
 class Vast(torch.nn.Module):

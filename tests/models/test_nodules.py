@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models import cubes, nodules, patchnet, transforms
+from models.chest import cubes, nodules, patchnet
+from models.grids import transforms
 from tests.models.grids import AXES, ball, grid
 
 RULE = nodules.Rule(label=3, threshold=0.5, calibration=(1.0, 0.0), doubt=0.05, batch=4, min_volume_ml=0.0)

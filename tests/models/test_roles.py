@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import registry, transforms
+from models import registry
 from models.card import BadCard, read
+from models.grids import transforms
 from models.vocabulary import Grid, Prediction, Unfit, Volume
 from tests.models import programs
 from tests.models.grids import AXES, ball, grid, middle_mm, places_mm, ramp

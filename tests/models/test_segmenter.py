@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import segmenter
+from models.answers import segmenter
 from models.vocabulary import Unfit
 from tests.models.cards import lines
 from tests.models.grids import grid

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from models import card as cards
-from models import registry, shelf
+from models import registry
 from models.card import BadCard
-from models.shelf import Wish
+from models.shelving import shelf
+from models.shelving.shelf import Wish
 from tests.models import networks
 
 LUNG = {"scheme": "SCT", "value": "39607008", "meaning": "Lung"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models import tilt
+from models.grids import tilt
 from models.vocabulary import Box, Finding, Grid, Prediction, Volume
 
 LEAN = np.radians(18.5)

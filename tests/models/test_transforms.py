@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models import inverse, transforms
+from models.grids import inverse, transforms
 from models.vocabulary import Grid
 from tests.models.grids import AXES, ball, grid, middle_mm, places_mm, ramp
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import registry, trial
+from models import registry
 from models.card import Card, ShelvedCard, read
 from models.execution import PLAIN, Execution, Need
+from models.shelving import trial
 from models.starter import chest_ct
 from models.vocabulary import Box, Finding, Grid, Prediction, Progress, Score, Unfit, Volume
 from tests.models import cards

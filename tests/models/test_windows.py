@@ -10,8 +10,8 @@ import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
 
-from models import windows
 from models.execution import PLAIN, Execution
+from models.grids import windows
 from models.vocabulary import Broken
 
 SHAPES = [(9, 21, 17), (8, 12, 10), (30, 30, 30), (5, 40, 11), (3, 4, 5), (25, 8, 31)]

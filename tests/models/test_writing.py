@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import card as cards
-from models import drafts, writing
+from models import drafts
 from models.drafts import Missing
+from models.shelving import writing
 
 PLAIN = st.recursive(
     st.one_of(st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.text(max_size=20)),

@@ -23,8 +23,9 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
-from models import conversion, drafts, keys
+from models import drafts
 from models.card import Card, ShelvedCard
+from models.shelving import conversion, keys
 
 LABELS: Mapping[str, Any] = {"background": 0, "liver": 1, "spleen": 2, "left_kidney": 3}
 REGIONS: Mapping[str, Any] = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "centre": 3, "ignore": 4}

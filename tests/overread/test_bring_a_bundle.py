@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from models import writing
+from models.shelving import writing
 from tests import phantoms
 from tests.models.runtimes import bundles
 from tests.models.runtimes.bundles import INFERENCE, METADATA, POINT, changed

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import shelf, writing
+from models.shelving import shelf, writing
 from tests.models import networks
 from tests.models.test_shelf import FILLED
 from tests.overread.front import overread

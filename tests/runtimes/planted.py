@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import program, registry
+from models import registry
 from models.card import ShelvedCard
 from models.execution import PLAIN, Execution, Need
+from models.networks import program
 from models.vocabulary import Broken, Grid, Prediction, Progress, Volume
 
 GIB = 1024**3

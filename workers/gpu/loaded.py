@@ -102,7 +102,8 @@ def _marked(mark: Path, shelved: ShelvedCard, device: str, budget: int | None) -
 
 def _load(shelved: ShelvedCard, device: str) -> _Warm:
     """Load the model and see what it takes. Whatever makes a loaded model faster on this device belongs here, once a load."""
-    from models import acceleration, registry  # noqa: PLC0415 -- a runtime imports torch
+    from models import registry  # noqa: PLC0415 -- a runtime imports torch
+    from models.networks import acceleration  # noqa: PLC0415 -- a runtime imports torch
 
     memory.give_back()
     before = memory.used(device)

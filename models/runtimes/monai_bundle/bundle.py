@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from monai.inferers.inferer import SliceInferer
 
-from models import network, transforms
 from models.card import Card, InputPart
 from models.execution import PLAIN, Execution, Need
+from models.grids import transforms
+from models.networks import network
 from models.runtimes.monai_bundle import chain, images, inferring, outputs
 from models.runtimes.monai_bundle.chain import Chain
 from models.runtimes.monai_bundle.reading import Facts

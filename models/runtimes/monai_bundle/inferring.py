@@ -11,8 +11,8 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import SliceInferer, SlidingWindowInferer
 
-from models import windows
 from models.execution import Execution
+from models.grids import windows
 from models.vocabulary import Broken, Progress
 
 ANY_SIZE = 96

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import detector, segmenter, transforms
+from models.answers import detector, segmenter
 from models.card import Card, LabelPart
+from models.grids import transforms
 from models.runtimes.monai_bundle import images
 from models.vocabulary import Broken, Finding, Grid, Prediction, Score
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from monai.bundle.config_parser import ConfigParser
 
-from models import conversion
-from models import network as filling
+from models.networks import network as filling
 from models.runtimes.monai_bundle import chain
+from models.shelving import conversion
 
 
 def is_script(content: bytes) -> bool:

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from models import candidates, nodules
-from models.patchnet import PatchNet
+from models.chest import candidates, nodules
+from models.chest.patchnet import PatchNet
 from models.starter.chest_ct import lessons
 from models.starter.chest_ct.body import View
 from models.starter.chest_ct.generator import Scan, draw_view

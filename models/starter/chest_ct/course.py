@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models import windows
+from models.grids import windows
 
 
 @dataclass(slots=True, kw_only=True)

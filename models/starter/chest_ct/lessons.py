@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from models import candidates, cubes
+from models.chest import candidates, cubes
 from models.starter.chest_ct.body import View
 from models.starter.chest_ct.generator import Scan, draw_view
 

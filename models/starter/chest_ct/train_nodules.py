@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.patchnet import PatchNet
+from models.chest.patchnet import PatchNet
 from models.starter.chest_ct.course import Order, Rate, Run, begin, forward, keep, order, report
 from models.starter.chest_ct.lessons import Lessons, block, lessons_of
 

@@ -11,8 +11,9 @@ import onnx
 import pytest
 import torch
 
-from models import drafts, keys
+from models import drafts
 from models.card import BadCard
+from models.shelving import keys
 from tests.models import networks
 
 FORMATS = {

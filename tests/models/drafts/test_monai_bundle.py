@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from models import drafts, keys
+from models import drafts
 from models.card import BadCard
+from models.shelving import keys
 from tests.models.runtimes import bundles
 from tests.models.runtimes.bundles import INFERENCE, METADATA, changed
 

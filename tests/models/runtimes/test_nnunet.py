@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 from scipy import ndimage
 
-from models import conversion, drafts, registry
+from models import drafts, registry
 from models.card import BadCard
 from models.execution import PLAIN, Execution
+from models.shelving import conversion
 from models.vocabulary import Broken, Grid, Unfit, Volume
 from tests.models.grids import AXES, grid
 from tests.models.trained import LABELS, REGIONS, Training, adopt, configuration, first_plans, probabilities, reference, residual, train

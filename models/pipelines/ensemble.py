@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from models.heads import Heads
-from models.outcome import activate
-from models.program import Outputs, Program
+from models.answers.heads import Heads
+from models.answers.outcome import activate
+from models.networks.program import Outputs, Program
 
 HALF = 0.5
 

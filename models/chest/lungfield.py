@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models import candidates
-from models.transforms import Resampling
+from models.chest import candidates
+from models.grids.transforms import Resampling
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]

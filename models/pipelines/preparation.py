@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models import transforms
 from models.card import Card
-from models.intensity import Intensity, Unchanged
+from models.grids import transforms
+from models.pipelines.intensity import Intensity, Unchanged
 from models.vocabulary import Grid, Unfit, Volume
 
 UPRIGHT = "SPL"
@@ -36,7 +36,7 @@ class Role(BaseModel):
 class Preparation(BaseModel):
     """The keys of [runtime.options] that say what the network sees. Triples are (z, y, x), pairs (rows, columns) of a 2-D network.
 
-    orientation  where the z, y and x indices grow, "SPL" for instance (models.transforms)
+    orientation  where the z, y and x indices grow, "SPL" for instance (models.grids.transforms)
     spacing_mm   0 keeps the source's own along that axis; without it, and without `size`, all three are kept
     size         instead of a spacing: the whole field of view on this many voxels; of a pair, of a single picture
     fit          of `size`: "pad" keeps the proportions and leaves the rest 0, "stretch" does not

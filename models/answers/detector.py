@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models import inverse, transforms
+from models.grids import inverse, transforms
 from models.vocabulary import Box, Finding
 
 Labels = NDArray[np.uint8]

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models import cells, cubes
-from models.patchnet import SIDE, PatchNet
-from models.transforms import Resampling
+from models.chest import cubes
+from models.chest.patchnet import SIDE, PatchNet
+from models.grids import cells
+from models.grids.transforms import Resampling
 from models.vocabulary import Box, Finding, Progress
 
 Instances = NDArray[np.uint16]

@@ -21,7 +21,7 @@ class Program:
     facts   what made it, for Prediction.variant
     proved  that it fits its card was shown already, without running it
     window_bytes  what one window takes on its way through; 0: not known
-    module  the network itself, of which another library may make a faster run (models.acceleration); None: not to be had
+    module  the network itself, of which another library may make a faster run (models.networks.acceleration); None: not to be had
     """
 
     run: Run

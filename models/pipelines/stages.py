@@ -13,11 +13,15 @@ import numpy as np
 import torch
 from pydantic import field_validator
 
-from models import acceleration, boxes, outcome, preparation, program, registry, windows
+from models import registry
+from models.answers import boxes, outcome
+from models.answers.heads import Heads, thresholds
 from models.card import Card, ShelvedCard
-from models.ensemble import Ensemble
 from models.execution import Execution, Need
-from models.heads import Heads, thresholds
+from models.grids import windows
+from models.networks import acceleration, program
+from models.pipelines import preparation
+from models.pipelines.ensemble import Ensemble
 from models.vocabulary import Broken, Grid, Prediction, Progress, Unfit, Volume
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models import outcome, stages
+from models.answers import outcome
 from models.card import Card
 from models.execution import Execution
+from models.pipelines import stages
 from models.vocabulary import Box, Finding, Grid, Prediction, Progress, Unfit, Volume
 
 S = TypeVar("S", bound=stages.Stage)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models import keys
 from models.drafts import Missing
+from models.shelving import keys
 
 Path = tuple[str, ...]
 Wanted = Mapping[Path, Sequence[str]]
@@ -54,7 +54,7 @@ def value(given: Any) -> str:
 
 
 def _table(path: Path, table: Mapping[str, Any], wanted: Wanted) -> list[str]:
-    """Write a table's own keys, then the tables in it; `path` names entries of arrays as models.keys does."""
+    """Write a table's own keys, then the tables in it; `path` names entries of arrays as models.shelving.keys does."""
     own, inner = [], []
     for name, part in table.items():
         below = (*path, name)

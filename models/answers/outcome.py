@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models import boxes, detector, inverse, segmenter, transforms, windows
+from models.answers import boxes, detector, segmenter
+from models.answers.heads import Heads, organs_of, thresholds
 from models.card import Card
-from models.heads import Heads, organs_of, thresholds
+from models.grids import inverse, transforms, windows
 from models.vocabulary import Box, Finding, Prediction, Score
 
 HALF = 0.5

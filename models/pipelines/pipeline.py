@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from models import cascade, registry, stages
+from models import registry
 from models.card import Card, ShelvedCard
 from models.execution import PLAIN, Execution, Need
+from models.pipelines import cascade, stages
 from models.vocabulary import Grid, Prediction, Progress, Volume
 
 
@@ -49,7 +50,7 @@ class Pipeline:
         self._card, self._loaded, self._both, self._key = shelved.card, tuple(loaded), both, shelved.digest
 
     def accelerate(self) -> None:
-        """Let each network run by what is fastest on this processor with the same results (models.acceleration)."""
+        """Let each network run by what is fastest on this processor with the same results (models.networks.acceleration)."""
         self._loaded = tuple(stages.accelerated(loaded, f"{self._key} {place}") for place, loaded in enumerate(self._loaded))
 
     def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:

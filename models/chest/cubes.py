@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.patchnet import SIDE
+from models.chest.patchnet import SIDE
 
 LOW_HU, HIGH_HU = -1000.0, 400.0
 

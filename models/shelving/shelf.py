@@ -23,9 +23,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from models import card as cards
-from models import conversion, drafts, keys, writing
+from models import drafts
 from models.card import BadCard, Card, ShelvedCard
 from models.drafts import Draft, Missing, Source
+from models.shelving import conversion, keys, writing
 
 CARD, DRAFT, ORIGIN = "card.toml", "card.draft.toml", "origin.json"
 HEAD = "# A draft: no node reads it. Fill in what is missing, then: overread models check"

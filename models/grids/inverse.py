@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import cells
-from models.transforms import Resampling
-from models.windows import Piece
+from models.grids import cells
+from models.grids.transforms import Resampling
+from models.grids.windows import Piece
 
 Activate = cells.Activate
 Decide = Callable[[torch.Tensor], torch.Tensor]

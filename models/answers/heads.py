@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from models import boxes, detector
+from models.answers import boxes, detector
 from models.card import Card, LabelPart
 
 
@@ -16,7 +16,7 @@ class _Part(BaseModel):
 
 
 class Findings(_Part):
-    """Which channel marks findings and when a part of it counts (models.detector.Rule).
+    """Which channel marks findings and when a part of it counts (models.answers.detector.Rule).
 
     of  what makes the channel a probability: a sigmoid of its own, or the softmax that it shares with organ_channels
     """

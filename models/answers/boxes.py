@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy import ndimage
 from torch.nn import functional
 
-from models import transforms
+from models.grids import transforms
 from models.vocabulary import Box, Broken, Finding, Triple, Unfit
 
 SLACK = 1e-3  # a probability in half precision may lie that far outside of 0..1, a sum of them that far from 1

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.nn import functional
 
-from models.program import Outputs, Program
+from models.networks.program import Outputs, Program
 from models.vocabulary import Model
 
 AGREE = 0.9999

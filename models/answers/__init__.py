@@ -1,0 +1,1 @@
+"""A network's scores to organs, masks, findings, boxes and probabilities."""

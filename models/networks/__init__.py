@@ -1,0 +1,1 @@
+"""Networks: built, loaded, proved against their card, made faster."""
