@@ -37,6 +37,7 @@ from tests.workers.results import scans
 from workers.measure import measure
 from workers.results import ComposeRequest, check_seg, header, seg, sr, sr_context
 from workers.results.arrangement import arranged
+from workers.results.marks import marks
 from workers.results.request import Draft
 from workers.results.segments import plan
 
@@ -171,7 +172,9 @@ def seg_row(name: str, request: ComposeRequest, rounds: int) -> Row:
     """Measure one form of SEG."""
     mine = cost(lambda: ours(request), rounds)
     (data,) = mine.result
-    gate = cost(lambda: check_seg.verify(request, [pydicom.dcmread(BytesIO(data))]), rounds)  # raises where it is not the prediction
+    gate = cost(
+        lambda: check_seg.verify(request, [pydicom.dcmread(BytesIO(data))], marks(request)), rounds
+    )  # raises where it is not the prediction
     beside = cost(lambda: theirs(request), 1 if rounds < 3 else 2)
     return Row(
         name=name, ours=mine.seconds, highdicom=beside.seconds, check=gate.seconds, size=len(data), peak_mb=mine.peak_mb,

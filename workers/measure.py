@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from scipy.spatial import ConvexHull
 
 from models.card import Card
 from models.vocabulary import Box, Code, Finding, Grid, Measurement, Prediction, Volume
+from workers import runs
 
 VOLUME = Code(scheme="SCT", value="118565006", meaning="Volume")
 ATTENUATION = Code(scheme="DCM", value="112031", meaning="Attenuation Coefficient")
@@ -32,6 +35,8 @@ MM3 = Code(scheme="UCUM", value="mm3", meaning="cubic millimeter")
 ML = Code(scheme="UCUM", value="mL", meaning="milliliter")
 HU = Code(scheme="UCUM", value="[hnsf'U]", meaning="Hounsfield unit")
 PERCENT = Code(scheme="UCUM", value="%", meaning="Percent")
+
+EXACT = 2.0**53  # whole numbers up to this are floats without rounding
 
 Mask = NDArray[np.bool_]
 Polyline = NDArray[np.float64]
@@ -78,35 +83,59 @@ def measure(prediction: Prediction, volume: Volume, card: Card) -> tuple[Segment
     """
     if not volume.array.shape == prediction.labels.shape == prediction.grid.shape:
         raise ValueError("the volume and the prediction are not on one grid")
-    boxes = ndimage.find_objects(prediction.labels)
+    labelled = runs.covers(prediction.labels)
     measured = []
     for label in card.output.labels:
         own = prediction.masks.get(label.index)
-        array, value = (prediction.labels, label.index) if own is None else (own, 1)
-        found = boxes if own is None else ndimage.find_objects(own.view(np.uint8))
-        where = found[value - 1] if value <= len(found) else None
-        if label.kind == "organ" and where is not None:
-            part = _Part(mask=np.asarray(array[where] == value), where=where, volume=volume)
+        array, value = (prediction.labels, label.index) if own is None else (own.view(np.uint8), 1)
+        covered = (labelled if own is None else runs.covers(array)).get(value)
+        if label.kind == "organ" and covered:
+            part = _Part(array=array, value=value, covered=tuple(covered.values()), corner=(0, 0, 0), volume=volume)
             measured.append(_segment(("organ", label.index), part, card, None))
     for finding in prediction.findings:
         if prediction.instances is None:
             measured.append(_boxed(finding, prediction.grid, _asked(card, finding.label)))
             continue
-        where = _slices(finding.box)
-        part = _Part(mask=prediction.instances[where] == finding.number, where=where, volume=volume)
-        if not part.mask.any():
+        array = (prediction.instances[_slices(finding.box)] == finding.number).view(np.uint8)
+        covered = runs.covers(array).get(1)
+        if covered is None:
             raise ValueError(f"finding {finding.number} has no voxel inside its box")
+        part = _Part(array=array, value=1, covered=tuple(covered.values()), corner=finding.box.low, volume=volume)
         measured.append(_segment(("finding", finding.number), part, card, finding))
     return tuple(measured)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """A segment's mask cropped to `where`, and the whole volume it lies in."""
+    """A segment: where an array of numbers, which begins at `corner` of the volume, has its value."""
 
-    mask: Mask
-    where: tuple[slice, ...]
+    array: NDArray[Any]
+    value: int
+    covered: Sequence[runs.Cover]
+    corner: tuple[int, int, int]
     volume: Volume
+
+    @property
+    def largest(self) -> runs.Cover:
+        """Give what it covers of its key slice."""
+        return self.covered[key_slice([cover.pixels for cover in self.covered])]
+
+    @property
+    def voxels(self) -> int:
+        """Count them."""
+        return sum(cover.pixels for cover in self.covered)
+
+    def mask(self, cover: runs.Cover) -> Mask:
+        """Give the pixels of one slice, within the ranges that it covers there."""
+        return np.asarray(self.array[cover.z, slice(*cover.rows), slice(*cover.columns)] == self.value)
+
+    def volume_values(self) -> NDArray[Any]:
+        """Give the volume's values under it."""
+        z, y, x = self.corner
+        planes = self.volume.array[z:, y:, x:]
+        return np.concatenate([
+            planes[cover.z, slice(*cover.rows), slice(*cover.columns)][self.mask(cover)] for cover in self.covered
+        ])  # fmt: skip
 
 
 def _slices(box: Box) -> tuple[slice, ...]:
@@ -115,9 +144,9 @@ def _slices(box: Box) -> tuple[slice, ...]:
 
 def _segment(key: tuple[Literal["organ", "finding"], int], part: _Part, card: Card, finding: Finding | None) -> SegmentMeasures:
     label = finding.label if finding else key[1]
-    inner = key_slice(part.mask)
-    plane = largest_part(part.mask[inner])
-    offset = np.array([part.where[2].start, part.where[1].start], dtype=float)
+    shown = part.largest
+    plane = largest_part(part.mask(shown))
+    offset = np.array([part.corner[2] + shown.columns[0], part.corner[1] + shown.rows[0]], dtype=float)
     asked, grid = _asked(card, label), part.volume.grid
     axes = None
     if "diameters" in asked and grid.calibrated:
@@ -127,7 +156,7 @@ def _segment(key: tuple[Literal["organ", "finding"], int], part: _Part, card: Ca
         key=key,
         label=label,
         measurements=tuple(_measurements(asked, part, axes, finding)),
-        key_slice=part.where[0].start + inner,
+        key_slice=part.corner[0] + shown.z,
         outline=outline(plane) + offset,
         axes=axes,
     )
@@ -169,14 +198,14 @@ def _measurements(asked: set[Any], part: _Part, axes: Diameters | None, finding:
     values: list[Measurement] = []
     flat = grid.is_projection
     if "volume" in asked and finding and not flat:
-        values.append(Measurement(concept=VOLUME, value=float(round(volume_mm3(part.mask, grid))), unit=MM3))
+        values.append(Measurement(concept=VOLUME, value=float(round(volume_mm3(part.voxels, grid))), unit=MM3))
     elif "volume" in asked and not flat:
-        values.append(Measurement(concept=VOLUME, value=round(volume_mm3(part.mask, grid) / 1000, 1), unit=ML))
+        values.append(Measurement(concept=VOLUME, value=round(volume_mm3(part.voxels, grid) / 1000, 1), unit=ML))
     if "area" in asked:
-        values.append(area(part.mask[key_slice(part.mask)], grid))
+        values.append(area(part.largest.pixels, grid))
     deviation = None
     if "hu" in asked and part.volume.unit == "HU":
-        mean_hu, deviation = attenuation_hu(part.volume.array[part.where], part.mask)
+        mean_hu, deviation = attenuation_hu(part.volume_values())
         values.append(Measurement(concept=ATTENUATION, value=float(round(mean_hu)), unit=HU, derivation=MEAN))
     if axes is not None:
         values.append(Measurement(concept=LONG_AXIS, value=round(axes.long_mm, 1), unit=MM))
@@ -188,23 +217,22 @@ def _measurements(asked: set[Any], part: _Part, axes: Diameters | None, finding:
     return values
 
 
-def volume_mm3(mask: Mask, grid: Grid) -> float:
-    """Count voxels times the volume of one.
+def volume_mm3(voxels: int, grid: Grid) -> float:
+    """Give the volume of so many voxels.
 
     Example: 10 voxels of 2 x 0.5 x 0.5 mm are 10 * 0.5 = 5 mm3 = 0.005 ml.
     """
-    return float(np.count_nonzero(mask)) * grid.voxel_mm3
+    return voxels * grid.voxel_mm3
 
 
-def area(plane: Mask, grid: Grid) -> Measurement:
-    """Count pixels times the area of one, where the grid is calibrated; else the pixels alone.
+def area(pixels: int, grid: Grid) -> Measurement:
+    """Give the area of so many pixels, where the grid is calibrated; else their number alone.
 
     Example: 12 pixels of 0.5 x 0.5 mm are 3 mm2.
     """
-    count = np.count_nonzero(plane)
     if not grid.calibrated:
-        return Measurement(concept=AREA, value=float(count), unit=PIXELS)
-    return Measurement(concept=AREA, value=round(count * grid.spacing_mm[1] * grid.spacing_mm[2], 1), unit=MM2)
+        return Measurement(concept=AREA, value=float(pixels), unit=PIXELS)
+    return Measurement(concept=AREA, value=round(pixels * grid.spacing_mm[1] * grid.spacing_mm[2], 1), unit=MM2)
 
 
 def enclosed(line: Polyline, grid: Grid) -> Measurement:
@@ -219,23 +247,27 @@ def enclosed(line: Polyline, grid: Grid) -> Measurement:
     return Measurement(concept=AREA, value=round(count * grid.spacing_mm[1] * grid.spacing_mm[2], 1), unit=MM2)
 
 
-def attenuation_hu(array: NDArray[Any], mask: Mask) -> tuple[float, float]:
-    """Give the mean and the population standard deviation under the mask.
+def attenuation_hu(values: NDArray[Any]) -> tuple[float, float]:
+    """Give the mean and the population standard deviation of the values under a mask.
 
     Example: 10, 20, 30 and 40 HU: mean 25, deviation sqrt((225 + 25 + 25 + 225) / 4) = 11.18.
     """
-    values = array[mask].astype(np.float64)
-    return float(values.mean()), float(values.std())
+    real = values.astype(np.float64)
+    count, total, squares = len(real), float(real.sum()), float(real @ real)
+    if values.dtype.kind == "f" or squares > EXACT:
+        return float(real.mean()), float(real.std())
+    # Sums of whole numbers and of their squares are exact: one look at them is enough.
+    return total / count, math.sqrt(count * int(squares) - int(total) ** 2) / count
 
 
-def key_slice(mask: Mask) -> int:
-    """Give the z index of the largest area; of several the middle one, where a lesion's centre is.
+def key_slice(areas: Sequence[int]) -> int:
+    """Give the index of the slice of the largest area; of several the middle one, where a lesion's centre is.
 
     Example: areas 1, 4, 4, 4, 2: slice 2.
     """
-    areas = np.count_nonzero(mask, axis=(1, 2))
-    largest = np.flatnonzero(areas == areas.max())
-    return int(largest[(len(largest) - 1) // 2])
+    most = max(areas)
+    largest = [index for index, pixels in enumerate(areas) if pixels == most]
+    return largest[(len(largest) - 1) // 2]
 
 
 def largest_part(plane: Mask) -> Mask:

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from node.errors import Refused
 from node.profiles import ORDER, Kind
 from workers.results import check_failure, check_gsps, check_kos, check_place, check_pm, check_rtstruct, check_sc, check_seg, check_sr
-from workers.results.marks import check_explained
+from workers.results.marks import check_explained, marks
 from workers.results.request import ComposedObject, ComposeRequest, FailureRequest, Origin
 
 # Who and which study it is: must come back exactly as the images say it.
@@ -42,22 +42,23 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     _check_uids(request, [dataset for datasets in read.values() for dataset in datasets])
     _check_sources(request)
     check_place.check_images(request)
-    check_explained(request)
+    found = marks(request)
+    check_explained(request, found)
     for kind, datasets in read.items():
         for dataset in datasets:
             _check_header(request, kind, dataset)
     segs = read.get("seg", [])
     if request.profile.wants("seg"):
-        check_seg.verify(request, segs)
+        check_seg.verify(request, segs, found)
     if request.profile.wants("pm"):
         check_pm.verify(request, read.get("pm", ()))
     if request.profile.wants("rtstruct"):
-        check_rtstruct.verify(request, read.get("rtstruct", ()))
+        check_rtstruct.verify(request, read.get("rtstruct", ()), found)
     if request.profile.wants("gsps"):
-        check_gsps.verify(request, read.get("gsps", []))
+        check_gsps.verify(request, read.get("gsps", []), found)
     check_sc.verify(request, read.get("sc", ()))
     check_kos.verify(request, read.get("kos", ()))
-    check_sr.verify(request, read["sr"][0], segs)
+    check_sr.verify(request, read["sr"][0], segs, found)
 
 
 def verify_failure(request: FailureRequest, entry: ComposedObject) -> None:

@@ -84,8 +84,10 @@ def check_numbers(request: ComposeRequest, items: Sequence[Dataset], mark: Mark)
     if (VOLUME, "") in told:
         _check_volume(request, told[VOLUME, ""], mark)
     if (ATTENUATION, MEAN) in told or (ATTENUATION, DEVIATION) in told:
-        values = np.concatenate([request.volume.array[index][mark.plane(index)] for index in mark.areas]).astype(np.float64)
-        for derived, true_hu in ((MEAN, values.mean()), (DEVIATION, values.std())):
+        bands = {index: mark.band(index) for index in mark.areas}
+        values = np.concatenate([request.volume.array[index, rows][mark.plane(index, rows)] for index, rows in bands.items()])
+        mean_hu, of_squares = values.mean(), np.square(values, dtype=np.float64).mean()
+        for derived, true_hu in ((MEAN, mean_hu), (DEVIATION, np.sqrt(max(of_squares - mean_hu**2, 0)))):
             if (ATTENUATION, derived) in told and abs(number(told[ATTENUATION, derived]) - true_hu) > 0.51:
                 raise Refused("an attenuation of the SR is not that of its segment")
     if (CERTAINTY, "") in told and (mark.finding is None or abs(number(told[CERTAINTY, ""]) - 100 * mark.finding.score) > 0.51):

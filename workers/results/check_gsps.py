@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 
 from node.errors import Refused
-from workers.results.marks import Mark, marks
+from workers.results.marks import Mark
 from workers.results.request import ComposeRequest
 
 Mask = NDArray[np.bool_]
@@ -24,10 +24,13 @@ STORAGE = "1.2.840.10008.5.1.4.1.1.11.1"
 WINDOW = ("WindowCenter", "WindowWidth", "VOILUTFunction")
 
 
-def verify(request: ComposeRequest, states: Sequence[Dataset]) -> None:
-    """Raise Refused unless the states outline what the prediction marks, each mark once, and show the images as they are."""
+def verify(request: ComposeRequest, states: Sequence[Dataset], found: Mapping[str, Mark]) -> None:
+    """Raise Refused unless the states outline what the prediction marks, each mark once, and show the images as they are.
+
+    Of a detector these are its findings, else the organs.
+    """
     places = {(str(source.SOPInstanceUID), request.frame(index)): index for index, source in enumerate(request.sources)}
-    wanted = _wanted(request)
+    wanted = {uid: mark for uid, mark in found.items() if mark.finding is not None or not request.card.card.finds}
     drawn: set[str] = set()
     for state in states:
         if state.SOPClassUID != STORAGE:
@@ -41,18 +44,12 @@ def verify(request: ComposeRequest, states: Sequence[Dataset]) -> None:
             image = _image(item.ReferencedImageSequence[0])
             if len(item.ReferencedImageSequence) != 1 or places.get(image) not in listed or item.GraphicLayer not in layers:
                 raise Refused("a mark of the presentation state lies on no image or in no layer of it")
-            found = _check_marks(request, item, wanted, places[image])
-            if found & drawn:
+            seen = _check_marks(request, item, wanted, places[image])
+            if seen & drawn:
                 raise Refused("the presentation state outlines one mark twice")
-            drawn |= found
+            drawn |= seen
     if drawn != set(wanted):
         raise Refused("the presentation state does not outline everything that the prediction marks")
-
-
-def _wanted(request: ComposeRequest) -> dict[str, Mark]:
-    """Give every mark there must be by its tracking UID: a detector's findings, or the organs of a model without any."""
-    finds = request.card.card.finds
-    return {uid: mark for uid, mark in marks(request).items() if mark.finding is not None or not finds}
 
 
 def _listed(request: ComposeRequest, state: Dataset, places: Mapping[Image, int]) -> set[int]:

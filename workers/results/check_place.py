@@ -6,6 +6,8 @@ Ref: PS3.3 C.7.6.2.1.1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -75,18 +77,25 @@ def _reach(orientation: Vector, spacing: Vector, grid: Grid) -> Vector:
 
 
 def slice_of(request: ComposeRequest, group: Dataset, what: str) -> int:
-    """Find the slice a frame lies on by its position alone, and compare with the source it names; a projection has one."""
-    index = 0 if request.prediction.grid.is_projection else _place_of(request, group.PlanePositionSequence[0], what)
+    """Find the slice of a frame by its groups, see `place_of`."""
+    flat = request.prediction.grid.is_projection
+    position = None if flat else [float(part) for part in group.PlanePositionSequence[0].ImagePositionPatient]
     images = [item for entry in group.DerivationImageSequence for item in entry.SourceImageSequence]
-    derived = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.get("ReferencedFrameNumber")) for item in images]
+    named = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID, item.get("ReferencedFrameNumber")) for item in images]
+    return place_of(request, position, named, what)
+
+
+def place_of(request: ComposeRequest, position: Sequence[float] | None, named: Sequence[tuple[str, str, int | None]], what: str) -> int:
+    """Find the slice a frame lies on by its position alone, and compare with the images it names; a projection has one slice."""
+    index = 0 if position is None else _nearest(request, np.array([position]), what)
     source = request.sources[index]
-    if derived != [(source.SOPClassUID, source.SOPInstanceUID, request.frame(index))]:
+    if list(named) != [(source.SOPClassUID, source.SOPInstanceUID, request.frame(index))]:
         raise Refused(f"a frame of the {what} names another source image than the one it lies on")
     return index
 
 
-def _place_of(request: ComposeRequest, plane: Dataset, what: str) -> int:
-    grid, position = request.prediction.grid, np.array([plane.ImagePositionPatient], dtype=float)
+def _nearest(request: ComposeRequest, position: Vector, what: str) -> int:
+    grid = request.prediction.grid
     index = round(float(grid.to_index(position)[0, 0]))
     if (
         not 0 <= index < grid.shape[0]

@@ -5,7 +5,7 @@ Ref: PS3.3 C.8.8.5, C.8.8.6, C.8.8.8
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,15 +14,15 @@ from pydicom.dataset import Dataset
 
 from node.errors import Refused
 from workers.results.check_place import on_image
-from workers.results.marks import Mark, marks
+from workers.results.marks import Mark
 from workers.results.request import ComposeRequest
 
 Mask = NDArray[np.bool_]
 
 
-def verify(request: ComposeRequest, written: Sequence[Dataset]) -> None:
+def verify(request: ComposeRequest, written: Sequence[Dataset], found: Mapping[str, Mark]) -> None:
     """Raise Refused unless there is one region for each mark with voxels, and its lines enclose exactly these."""
-    wanted = {mark.name: mark for mark in marks(request).values() if not mark.boxed}
+    wanted = {mark.name: mark for mark in found.values() if not mark.boxed}
     if len(written) != (1 if wanted and not request.prediction.grid.is_projection else 0):
         raise Refused("the result has not the one structure set that it should have")
     for entry in written:

@@ -50,6 +50,16 @@ class _Picture:
         return np.asarray(plane[down[:, None], across[None, :]])
 
     @property
+    def lightest(self) -> Pixels:
+        """Give each pixel's largest part of red, green and blue."""
+        return np.maximum(np.maximum(self.pixels[..., 0], self.pixels[..., 1]), self.pixels[..., 2])
+
+    @property
+    def darkest(self) -> Pixels:
+        """Give each pixel's smallest part of the three."""
+        return np.minimum(np.minimum(self.pixels[..., 0], self.pixels[..., 1]), self.pixels[..., 2])
+
+    @property
     def shrunk(self) -> bool:
         """Tell whether the page has fewer pixels than the slice, so that which of these are seen is a matter of rounding."""
         height, width = self.pixels.shape[:2]
@@ -187,7 +197,7 @@ def _check_sides(request: ComposeRequest, picture: _Picture) -> None:
 def _check_grey(request: ComposeRequest, picture: _Picture) -> None:
     """Compare the picture with its slice and with the slice turned over: it must look like the former."""
     plane = np.nan_to_num(request.volume.array[picture.index].astype(float), posinf=0, neginf=0)
-    values, seen = _clipped(picture.sample(plane)), _clipped(picture.pixels.min(axis=2).astype(float))
+    values, seen = _clipped(picture.sample(plane)), _clipped(picture.darkest.astype(float))
     if values.std() == 0 or seen.std() == 0:
         return
     alike = [abs(float(np.corrcoef(turned.ravel(), seen.ravel())[0, 1])) for turned in _turned(values)]
@@ -207,8 +217,7 @@ def _turned(plane: NDArray[Any]) -> list[NDArray[Any]]:
 
 def _check_outlines(request: ComposeRequest, picture: _Picture) -> None:
     """Look that every coloured pixel lies on the border of a mask of that colour, and that every border is drawn."""
-    spread = picture.pixels.max(axis=2).astype(int) - picture.pixels.min(axis=2)
-    coloured = spread > 8
+    coloured = picture.lightest - picture.darkest > 8
     size = 2 * picture.reach + 1
     reached = ndimage.maximum_filter(coloured, size=size)
     borders: dict[tuple[int, int, int], Mask] = {}

@@ -1,51 +1,48 @@
 """Read SEGs back voxel by voxel, from their bytes alone.
 
-Ref: PS3.3 C.8.20.2; PS3.5 8.1.1 (bits run from the least significant upwards, on across frames)
+Ref: PS3.3 C.8.20.2
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
 from node.errors import Refused
-from workers.results.check_place import check_planes, slice_of
-from workers.results.marks import Mark, marks
+from workers.results import check_frames
+from workers.results.check_frames import Bits, Frame, Group, Numbered
+from workers.results.check_place import check_planes, place_of
+from workers.results.marks import Mark
 from workers.results.request import ComposeRequest
 
 SYNTAXES = {"explicit": "1.2.840.10008.1.2.1", "rle": "1.2.840.10008.1.2.5", "jpeg-ls": "1.2.840.10008.1.2.4.80"}
-Mask = NDArray[np.bool_]
-Masks = Mapping[int, Callable[[], NDArray[np.bool_]]]
-"""By slice index, what decodes the mask there."""
+Frames = Mapping[int, Frame]
+"""By slice index."""
 
 
-def verify(request: ComposeRequest, segs: Sequence[Dataset]) -> None:
+def verify(request: ComposeRequest, segs: Sequence[Dataset], found: Mapping[str, Mark]) -> None:
     """Raise Refused unless the SEGs hold exactly the prediction's marks, each in one of them."""
-    wanted = {tracking: mark for tracking, mark in marks(request).items() if not mark.boxed}
+    wanted = {tracking: mark for tracking, mark in found.items() if not mark.boxed}
     if bool(wanted) != bool(segs):
         raise Refused("the prediction marks something but there is no SEG" if wanted else "the SEG is empty")
     if len({seg.SeriesInstanceUID for seg in segs}) != len(segs):
         raise Refused("two SEGs of the result share a series, of which a viewer shows one")
-    found: Counter[str] = Counter()
+    held: Counter[str] = Counter()
     for seg in segs:
+        groups = check_frames.groups(seg)  # first: what pydicom has read of them is no longer their bytes
         _check_geometry(request, seg)
         _check_references(request, seg)
         _check_form(request, seg)
-        found.update(_check_segments(request, seg, wanted))
-    if found != Counter(wanted.keys()):
+        masks = _masks(request, seg, groups)
+        held.update(_check_segments(request, seg, masks, wanted))
+    if held != Counter(wanted.keys()):
         raise Refused("the SEG does not have one segment for each organ and finding")
-
-
-def _equals(array: NDArray[Any], value: int) -> Mask:
-    return np.asarray(array == value)
 
 
 def _values(plane: NDArray[Any]) -> list[int]:
@@ -114,9 +111,8 @@ def _check_form(request: ComposeRequest, seg: Dataset) -> None:
         raise Refused(f"the SEG has more than the {profile.frames_max} frames that the profile allows")
 
 
-def _check_segments(request: ComposeRequest, seg: Dataset, wanted: Mapping[str, Mark]) -> list[str]:
+def _check_segments(request: ComposeRequest, seg: Dataset, masks: Mapping[int, Frames], wanted: Mapping[str, Mark]) -> list[str]:
     """Compare each of the SEG's segments with the mask that its tracking UID stands for; give these UIDs."""
-    masks = _masks(request, seg)
     numbers = [int(item.SegmentNumber) for item in seg.SegmentSequence]
     if masks.keys() - set(numbers):
         raise Refused("the SEG does not have one segment for each organ and finding: it marks one that it does not describe")
@@ -131,12 +127,16 @@ def _check_segments(request: ComposeRequest, seg: Dataset, wanted: Mapping[str, 
     return [str(item.TrackingUID) for item in seg.SegmentSequence]
 
 
-def _compare(request: ComposeRequest, number: int, masks: Masks, mark: Mark) -> None:
-    """Compare every voxel, frame by frame, and look that no slice is left out."""
+def _compare(request: ComposeRequest, number: int, masks: Frames, mark: Mark) -> None:
+    """Compare every voxel, frame by frame, and look that no slice is left out.
+
+    Pixels are compared on the rows that the mark has; as many on the frame as the mark has leave none for other rows.
+    """
     if not mark.areas.keys() <= masks.keys():
         raise Refused(f"segment {number} of the SEG is not the mask that was predicted: a slice of it is missing")
-    for index, read in masks.items():
-        if not np.array_equal(read(), mark.plane(index)):
+    for index, frame in masks.items():
+        band = mark.band(index)
+        if frame.count() != mark.areas.get(index, 0) or not np.array_equal(frame.rows(band), mark.plane(index, band)):
             raise Refused(f"segment {number} of the SEG is not the mask that was predicted")
         if index not in mark.areas and not request.profile.seg_empty_frames:
             raise Refused(f"segment {number} of the SEG has a frame without a voxel")
@@ -151,60 +151,54 @@ def _check_description(item: Dataset, mark: Mark) -> None:
         raise Refused(f"segment {number} of the SEG is said to be of another type than its label")
 
 
-def _overlap(request: ComposeRequest, segments: Sequence[Masks]) -> bool:
+def _overlap(request: ComposeRequest, segments: Sequence[Frames]) -> bool:
     """Tell whether two segments of one SEG share a voxel; labels and instances alone are looked at as they are, which is fast."""
     prediction = request.prediction
     if prediction.masks:
-        planes = ([masks[index]() for masks in segments if index in masks] for index in range(prediction.grid.shape[0]))
+        whole = slice(0, prediction.grid.shape[1])
+        planes = ([masks[index].rows(whole) for masks in segments if index in masks] for index in range(prediction.grid.shape[0]))
         return any(len(marked) > 1 and np.any(np.sum(marked, axis=0, dtype=np.uint16) > 1) for marked in planes)
     if prediction.instances is None:
         return False
     return any(np.any((labels > 0) & (lesions > 0)) for labels, lesions in zip(prediction.labels, prediction.instances, strict=True))
 
 
-def _masks(request: ComposeRequest, seg: Dataset) -> dict[int, dict[int, Callable[[], Mask]]]:
-    """Give, by segment number and slice, what decodes the mask; every frame lies where its own position says."""
-    groups = seg.PerFrameFunctionalGroupsSequence
+def _masks(request: ComposeRequest, seg: Dataset, groups: Sequence[Group]) -> dict[int, dict[int, Frame]]:
+    """Give the frames by segment number and slice; every frame lies where its own position says."""
     if len(groups) != int(seg.NumberOfFrames):
         raise Refused("the SEG has not one description for each frame")
-    places = _once_each(groups, ("PlanePositionSequence", "DerivationImageSequence"), partial(slice_of, request, what="SEG"))
+    places = _places(request, groups)
     if seg.SegmentationType == "LABELMAP":
         return _masks_of_labelmap(request, seg, places)
-    shared = seg.SharedFunctionalGroupsSequence[0]
-    numbers = _once_each(groups, ("SegmentIdentificationSequence",), partial(_number_of, shared))
     _check_length(seg)
-    masks: dict[int, dict[int, Callable[[], Mask]]] = {}
-    for frame, (number, index) in enumerate(zip(numbers, places, strict=True)):
+    shape = (int(seg.Rows), int(seg.Columns))
+    data, masks = memoryview(seg.PixelData), dict[int, dict[int, Frame]]()
+    for frame, (group, index) in enumerate(zip(groups, places, strict=True)):
+        number = _number_of(seg, group)
         if index in masks.setdefault(number, {}):
             raise Refused(f"segment {number} of the SEG has two frames on one image")
-        masks[number][index] = partial(_unpacked, seg, frame)
+        masks[number][index] = Bits(data=data, first=frame * shape[0] * shape[1], shape=shape)
     if request.profile.seg_empty_frames and any(len(found) != len(request.sources) for found in masks.values()):
         raise Refused("the SEG leaves out frames without a voxel, which the profile asks for")
     return masks
 
 
-def _once_each(groups: Sequence[Dataset], keywords: Sequence[str], read: Callable[[Dataset], int]) -> list[int]:
-    """Read something from every frame's groups, but from equal bytes once: thousands of frames have a few hundred places."""
-    known: dict[tuple[bytes | None, ...], int] = {}
-    out = []
+def _places(request: ComposeRequest, groups: Sequence[Group]) -> list[int]:
+    """Give each frame's slice; from equal bytes it is read once."""
+    known: dict[tuple[bytes | None, bytes | None], int] = {}
     for group in groups:
-        key = tuple(_bytes(group, keyword) for keyword in keywords)
-        if None in key or key not in known:
-            known[key] = read(group)
-        out.append(known[key])
-    return out
+        if group.place not in known:
+            told, derivation = group.place
+            position = None if request.prediction.grid.is_projection else check_frames.position(told)
+            known[group.place] = place_of(request, position, check_frames.named(derivation), "SEG")
+    return [known[group.place] for group in groups]
 
 
-def _bytes(group: Dataset, keyword: str) -> bytes | None:
-    """Give an element as it was read, None where it is absent or not in that form any more."""
-    element = group.get_item(keyword) if keyword in group else None
-    return element.value if isinstance(element, RawDataElement) else None
-
-
-def _number_of(shared: Dataset, group: Dataset) -> int:
+def _number_of(seg: Dataset, group: Group) -> int:
     """Give the segment of a BINARY frame; where the SEG has only one, all frames share it."""
-    identification = group.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
-    return int(identification[0].ReferencedSegmentNumber)
+    if group.number is not None:
+        return group.number
+    return int(seg.SharedFunctionalGroupsSequence[0].SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 
 def _check_length(seg: Dataset) -> None:
@@ -214,24 +208,12 @@ def _check_length(seg: Dataset) -> None:
         raise Refused("the SEG's pixel data is " + ("short" if len(seg.PixelData) < size else "longer than its frames"))
 
 
-def _unpacked(seg: Dataset, frame: int) -> Mask:
-    """Unpack one BINARY frame, wherever in a byte it begins.
-
-    Example: frame 1 of 5 x 5 pixels are the bits 25..49, which begin in byte 3 at bit 1.
-    """
-    bits = int(seg.Rows) * int(seg.Columns)
-    first, after = frame * bits, (frame + 1) * bits
-    data = np.frombuffer(seg.PixelData, np.uint8, count=-(-after // 8) - first // 8, offset=first // 8)
-    values = np.unpackbits(data, bitorder="little")[first % 8 :][:bits]
-    return values.view(bool).reshape(int(seg.Rows), int(seg.Columns))
-
-
-def _masks_of_labelmap(request: ComposeRequest, seg: Dataset, places: Sequence[int]) -> dict[int, dict[int, Callable[[], Mask]]]:
+def _masks_of_labelmap(request: ComposeRequest, seg: Dataset, places: Sequence[int]) -> dict[int, dict[int, Frame]]:
     """Decode a LABELMAP with pydicom and its plug-ins, never with what encoded it."""
     empty = request.profile.seg_empty_frames
     if len(set(places)) != len(places) or (empty and len(places) != len(request.sources)):
         raise Refused("the SEG has not one frame for each image")
-    masks: dict[int, dict[int, Callable[[], Mask]]] = {}
+    masks: dict[int, dict[int, Frame]] = {}
     try:
         frames = list(iter_pixels(seg, raw=True))
     except (ValueError, RuntimeError, AttributeError) as error:
@@ -241,5 +223,5 @@ def _masks_of_labelmap(request: ComposeRequest, seg: Dataset, places: Sequence[i
         if not values and not empty:
             raise Refused("the SEG has a frame without a voxel")
         for value in values:
-            masks.setdefault(value, {})[index] = partial(_equals, pixels, value)
+            masks.setdefault(value, {})[index] = Numbered(pixels=pixels, value=value)
     return masks

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from node.errors import Refused
 from workers.results import check_groups, check_items
 from workers.results.check_items import children, name, walk
-from workers.results.marks import Mark, marks
+from workers.results.marks import Mark
 from workers.results.request import ComposeRequest
 
 REPORT, TEXT, GROUP, SUMMARY, FINDING = "126000", "18748-4", "125007", "111017", "121071"
@@ -21,7 +21,7 @@ PROBABILITY, THRESHOLD, POSITIVE, NEGATIVE = "122157", "122411", "10828004", "26
 CLASSES = {"comprehensive-3d": "1.2.840.10008.5.1.4.1.1.88.34", "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33"}
 
 
-def verify(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset]) -> None:
+def verify(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset], found: Mapping[str, Mark]) -> None:
     """Raise Refused unless the SR says what the prediction says, in the profile's form, and keeps what viewers need."""
     if (report.VerificationFlag, report.CompletionFlag, report.PreliminaryFlag) != ("UNVERIFIED", "COMPLETE", "PRELIMINARY"):
         raise Refused("the SR does not say that it is complete, preliminary and unverified")
@@ -30,7 +30,6 @@ def verify(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset]) ->
     _check_evidence(request, report, segs)
     _check_predecessor(request, report)
     check_items.verify(request, report, segs)
-    found = marks(request)
     _check_words(request, report)
     _check_scores(request, report)
     _check_summary(request, report, found)

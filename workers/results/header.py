@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.metadata
+import struct
 from collections.abc import Iterable
 from copy import deepcopy
 from io import BytesIO
@@ -18,7 +19,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import validate_value
 
 from models.card import ascii_only
@@ -39,6 +40,7 @@ REQUIRED = (
 VERBATIM = frozenset(
     {"PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "StudyID", "AccessionNumber", "SpecificCharacterSet"}
 )
+PIXEL_DATA = 0x7FE00010
 REFERABLE = frozenset({*ENHANCED, *ENHANCED.values(), *PROJECTIONS})
 TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 
@@ -206,13 +208,28 @@ def encode(dataset: Dataset, kind: Kind) -> ComposedObject:
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     dataset.file_meta = meta
-    buffer = BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
     return ComposedObject(
         kind=kind,
-        dataset_bytes=buffer.getvalue(),
+        dataset_bytes=_written(dataset),
         sop_class_uid=str(dataset.SOPClassUID),
         sop_instance_uid=str(dataset.SOPInstanceUID),
         series_uid=str(dataset.SeriesInstanceUID),
         transfer_syntax_uid=str(meta.TransferSyntaxUID),
     )
+
+
+def _written(dataset: Dataset) -> bytes:
+    """Write Part 10 bytes; native pixels, which come last, are put behind what pydicom writes: it copies them three times."""
+    pixels = dataset.get("PixelData")
+    if not pixels or dataset.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian or max(dataset.keys()) != PIXEL_DATA:
+        return _by_pydicom(dataset)
+    dataset.PixelData = b""
+    head = _by_pydicom(dataset)
+    dataset.PixelData = pixels
+    return b"".join([head[:-4], struct.pack("<L", len(pixels)), pixels])
+
+
+def _by_pydicom(dataset: Dataset) -> bytes:
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()

@@ -29,6 +29,8 @@ def bits(request: ComposeRequest, frames: Sequence[tuple[Segment, int]]) -> byte
     Ref: PS3.5 8.1.1
     """
     rows, columns = request.prediction.grid.shape[1:]
+    if columns % 8 == 0:
+        return _rows_of_bytes(request, frames)
     step = 1 if rows * columns % 8 == 0 else 8
     packed = []
     for start in range(0, len(frames), step):
@@ -36,6 +38,17 @@ def bits(request: ComposeRequest, frames: Sequence[tuple[Segment, int]]) -> byte
         packed.append(np.packbits(np.concatenate(masks) if step > 1 else masks[0], bitorder="little").tobytes())
     size = sum(map(len, packed))
     return b"".join([*packed, b"\0" * (size % 2)])
+
+
+def _rows_of_bytes(request: ComposeRequest, frames: Sequence[tuple[Segment, int]]) -> bytes:
+    """Pack masks whose rows end on a byte: of each the rows that it covers, the others stay 0."""
+    rows, columns = request.prediction.grid.shape[1:]
+    packed = np.zeros((len(frames), rows, columns // 8), np.uint8)
+    for place, (segment, index) in zip(packed, frames, strict=True):
+        if index in segment.covered:
+            there = slice(*segment.covered[index].rows)
+            place[there] = np.packbits(mask_on(request, segment, index, there), axis=1, bitorder="little")
+    return packed.tobytes() + b"\0" * (packed.size % 2)
 
 
 def labelmap(request: ComposeRequest, segments: Sequence[Segment], slices: Sequence[int]) -> bytes:

@@ -11,7 +11,11 @@ from collections.abc import Iterator, Sequence
 from pydicom.dataset import Dataset
 
 from workers.frames import ENHANCED
+from workers.results import elements
 from workers.results.request import ComposeRequest
+
+KEYWORDS = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID", "ReferencedFrameNumber")
+"""The elements that name an image and a frame."""
 
 
 def stand_ins(request: ComposeRequest, headers: Sequence[Dataset], indices: Sequence[int] | None = None) -> list[Dataset]:
@@ -76,6 +80,18 @@ def point(request: ComposeRequest, item: Dataset, index: int) -> None:
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
     if frame is not None:
         item.ReferencedFrameNumber = frame
+
+
+def encoded(request: ComposeRequest, index: int) -> bytes:
+    """Give the elements of a reference to a slice's image, and to its frame there, as bytes."""
+    source, frame = request.sources[index], request.frame(index)
+    named = image(source.SOPClassUID, source.SOPInstanceUID)
+    return named if frame is None else named + elements.text("ReferencedFrameNumber", "IS", frame)
+
+
+def image(sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """Give the elements of a reference to an image as bytes."""
+    return elements.text(KEYWORDS[0], "UI", sop_class_uid) + elements.text(KEYWORDS[1], "UI", sop_instance_uid)
 
 
 def _items(dataset: Dataset) -> Iterator[Dataset]:

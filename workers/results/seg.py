@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from models.card import CodedConcept, LabelPart
 from node.profiles import Kind
-from workers.results import header, packing, placement, references, seg_frames, wording
+from workers.results import elements, header, packing, placement, references, seg_frames, wording
 from workers.results.arrangement import binary
 from workers.results.identity import object_uid
 from workers.results.request import ComposeRequest, Draft
@@ -43,7 +43,7 @@ def _build(request: ComposeRequest, segments: tuple[Segment, ...], count: int) -
     slices = seg_frames.in_space(request, list(touched))
     frames: list[tuple[Segment | None, int]]
     if dataset.SegmentationType == "BINARY":
-        shown = [(part, index) for part in segments for index in slices if request.profile.seg_empty_frames or index in part.slices]
+        shown = [(part, index) for part in segments for index in slices if request.profile.seg_empty_frames or index in part.covered]
         dataset.PixelData, frames = packing.bits(request, shown), list(shown)
     else:
         # The Background item would show every label and colour shifted by one in OHIF.
@@ -52,13 +52,13 @@ def _build(request: ComposeRequest, segments: tuple[Segment, ...], count: int) -
         dataset.file_meta.TransferSyntaxUID = packing.SYNTAXES[request.profile.seg_syntax]
     dataset.NumberOfFrames = len(frames)
     dataset.SegmentsOverlap = "YES" if _overlap(request, segments) else "NO"
-    _refer(request, dataset)
     _place(request, dataset, slices)
     dataset.BurnedInAnnotation = "NO"
     dataset.ContentCreatorName = None  # type 2, and nobody's. Ref: PS3.3 Table 10-12
     header.finish(dataset, request, KIND)
     _set_apart(request, dataset, segments[0].seg, count)
     seg_frames.splice(request, dataset, frames)
+    _refer(request, dataset)
     return dataset
 
 
@@ -126,7 +126,7 @@ def _overlap(request: ComposeRequest, segments: tuple[Segment, ...]) -> bool:
     if not any(segment.overlapping for segment in segments):
         return False
     for index in range(len(request.sources)):
-        planes = [mask_on(request, segment, index) for segment in segments if index in segment.slices]
+        planes = [mask_on(request, segment, index) for segment in segments if index in segment.covered]
         if len(planes) > 1 and np.any(np.sum(planes, axis=0, dtype=np.uint16) > 1):
             return True
     return False
@@ -134,21 +134,17 @@ def _overlap(request: ComposeRequest, segments: tuple[Segment, ...]) -> bool:
 
 def _refer(request: ComposeRequest, dataset: Dataset) -> None:
     """Name every image once, and of a multi-frame image the frames that were used. Ref: PS3.3 C.12.4, C.7.6.1."""
-    sources: dict[str, Dataset] = {}
+    frames: dict[str, list[int]] = {}
+    classes: dict[str, str] = {}
     for index, source in enumerate(request.sources):
-        item = sources.get(source.SOPInstanceUID)
-        if item is None:
-            item = sources[source.SOPInstanceUID] = Dataset()
-            references.point(request, item, index)
-        elif "ReferencedFrameNumber" in item:
-            item.ReferencedFrameNumber = [*np.atleast_1d(item.ReferencedFrameNumber).tolist(), request.frame(index)]
-    dataset.SourceImageSequence = list(sources.values())
-    images = []
-    for item in sources.values():
-        image = Dataset()
-        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID
-        images.append(image)
-    dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = images
+        frame, uid = request.frame(index), source.SOPInstanceUID
+        classes.setdefault(uid, source.SOPClassUID)
+        frames.setdefault(uid, []).extend([] if frame is None else [frame])
+    images = [references.image(classes[uid], uid) for uid in frames]
+    named = [elements.text("ReferencedFrameNumber", "IS", *shown) if shown else b"" for shown in frames.values()]
+    elements.put(dataset, "SourceImageSequence", map(bytes.__add__, images, named))
+    before, after = elements.around(dataset.ReferencedSeriesSequence[0], "ReferencedInstanceSequence")
+    elements.put(dataset, "ReferencedSeriesSequence", [before + elements.sequence("ReferencedInstanceSequence", images) + after])
 
 
 def _place(request: ComposeRequest, dataset: Dataset, slices: Sequence[int]) -> None:

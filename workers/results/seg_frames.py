@@ -7,24 +7,18 @@ Ref: PS3.3 C.7.6.16.2, C.8.20.3; PS3.5 7.5 (items of explicit length)
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import correct_ambiguous_vr, write_dataset
-from pydicom.sequence import Sequence as Items
-from pydicom.tag import Tag
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.valuerep import DS
 
-from workers.results import references
+from workers.results import elements, references
 from workers.results.request import ComposeRequest
 from workers.results.segments import Segment
 
-PER_FRAME = Tag(0x5200, 0x9230)
-ITEM = struct.pack("<HH", 0xFFFE, 0xE000)
+PER_FRAME = "PerFrameFunctionalGroupsSequence"
 
 
 def in_space(request: ComposeRequest, slices: Sequence[int]) -> list[int]:
@@ -39,61 +33,49 @@ def splice(request: ComposeRequest, dataset: Dataset, frames: Sequence[tuple[Seg
     The one frame of a projection's LABELMAP is highdicom's own.
     From here on the dataset counts as read from Explicit VR Little Endian: pydicom writes these bytes as they are.
     """
+    correct_ambiguous_vr(dataset, is_little_endian=True)
+    if not request.prediction.grid.is_projection or frames[0][0] is not None:
+        elements.put(dataset, PER_FRAME, _groups(request, dataset, frames))
+
+
+def _groups(request: ComposeRequest, dataset: Dataset, frames: Sequence[tuple[Segment | None, int]]) -> Iterator[bytes]:
+    """Give each frame's groups, in the order of their tags."""
     projection = request.prediction.grid.is_projection
-    if projection and frames[0][0] is None:
-        return
-    template = dataset.PerFrameFunctionalGroupsSequence[0]
     order = {index: place for place, index in enumerate(in_space(request, list({index for _, index in frames})), start=1)}
     alone = len(dataset.SegmentSequence) == 1
-    slices = {index: _of_slice(request, template, index) for index in order}
+    sources = _sources(request, dataset[PER_FRAME][0].DerivationImageSequence[0], order)
+    places = {index: b"" if projection else _place(request, index) for index in order}
     named = {segment.number for segment, _ in frames if segment is not None and not alone}
     numbers = {number: _of_segment(number) for number in sorted(named)}
-    items = []
     for segment, index in frames:
         dimensions = ([] if segment is None else [segment.number]) + ([] if projection else [order[index]])
-        before, after = slices[index]
-        parts = (before, _of_frame(dimensions), after, numbers.get(segment.number, b"") if segment is not None else b"")
-        body = b"".join(parts)
-        items.append(ITEM + struct.pack("<L", len(body)) + body)
-    correct_ambiguous_vr(dataset, is_little_endian=True)
-    _put(dataset, b"".join(items))
+        identification = numbers.get(segment.number, b"") if segment is not None else b""
+        yield b"".join((sources[index], _of_frame(dimensions), places[index], identification))
 
 
-def _put(dataset: Dataset, value: bytes) -> None:
-    dataset[PER_FRAME] = RawDataElement(PER_FRAME, "SQ", len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
-    dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=dataset._character_set)  # noqa: SLF001
+def _sources(request: ComposeRequest, derivation: Dataset, slices: Iterable[int]) -> dict[int, bytes]:
+    """Encode for each slice the one item of Derivation Image Sequence, which names its image."""
+    before, after = elements.around(derivation, "SourceImageSequence")
+    head, tail = elements.around(derivation.SourceImageSequence[0], *references.KEYWORDS)
+    found = {}
+    for index in slices:
+        source = elements.sequence("SourceImageSequence", [head + references.encoded(request, index) + tail])
+        found[index] = elements.sequence("DerivationImageSequence", [before + source + after])
+    return found
 
 
-def _of_slice(request: ComposeRequest, template: Dataset, index: int) -> tuple[bytes, bytes]:
-    """Encode the source image of a slice, and its place; a projection has none."""
-    derivation = Dataset()
-    derivation.DerivationImageSequence = template.DerivationImageSequence
-    references.point(request, derivation.DerivationImageSequence[0].SourceImageSequence[0], index)
-    place = Dataset()
-    if not request.prediction.grid.is_projection:
-        position = Dataset()
-        position.ImagePositionPatient = [DS(part, auto_format=True) for part in request.sources[index].ImagePositionPatient]
-        place.PlanePositionSequence = Items([position])
-    return _encoded(derivation), _encoded(place)
+def _place(request: ComposeRequest, index: int) -> bytes:
+    """Encode where a slice lies."""
+    values = [DS(part, auto_format=True) for part in request.sources[index].ImagePositionPatient]
+    position = elements.text("ImagePositionPatient", "DS", *(getattr(value, "original_string", value) for value in values))
+    return elements.sequence("PlanePositionSequence", [position])
 
 
 def _of_segment(number: int) -> bytes:
-    identification, segment = Dataset(), Dataset()
-    segment.ReferencedSegmentNumber = number
-    identification.SegmentIdentificationSequence = Items([segment])
-    return _encoded(identification)
+    reference = elements.short("ReferencedSegmentNumber", "US", struct.pack("<H", number))
+    return elements.sequence("SegmentIdentificationSequence", [reference])
 
 
 def _of_frame(dimensions: Sequence[int]) -> bytes:
-    """Encode Frame Content Sequence with one item: Dimension Index Values, UL."""
     value = struct.pack(f"<{len(dimensions)}L", *dimensions)
-    element = struct.pack("<HH2sH", 0x0020, 0x9157, b"UL", len(value)) + value
-    item = ITEM + struct.pack("<L", len(element)) + element
-    return struct.pack("<HH2sHL", 0x0020, 0x9111, b"SQ", 0, len(item)) + item
-
-
-def _encoded(dataset: Any) -> bytes:
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_dataset(buffer, dataset)
-    return bytes(buffer.getvalue())
+    return elements.sequence("FrameContentSequence", [elements.short("DimensionIndexValues", "UL", value)])

@@ -24,6 +24,8 @@ from workers.results.request import ComposeRequest
 
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 PLACE = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
+PARTS = frozenset({"SQ", "DS", "IS"})
+"""Of these a value that was read may still hold parts that cannot be."""
 ROUNDED_MM, UNEVEN = 0.15, 0.03  # mm, and of a step
 
 
@@ -33,21 +35,22 @@ def readable(sources: Sequence[Dataset]) -> tuple[Dataset, ...]:
     A value whose bytes were read on the first image is not tried again on the others: most are the same on all.
     """
     first = sources[0]
-    known = {tag: first.get_item(tag) for tag in first.keys()}  # noqa: SIM118 -- iterating a data set reads its values
+    known = dict(first.items())  # as they lie there: iterating a data set reads its values
     lost = {tag for tag in known if not _reads(first, tag)}
     made = []
     for source in sources:
-        gone = [
-            tag
-            for tag in source.keys()  # noqa: SIM118
-            if (tag in lost if _same(source.get_item(tag), known.get(tag)) else not _reads(source, tag))
-        ]
+        gone = [tag for tag, element in source.items() if not _is_whole(source, element, known.get(tag), tag in lost)]
         made.append(_without(source, gone) if gone else source)
     return tuple(made)
 
 
-def _same(one: Any, other: Any) -> bool:
-    return other is not None and one.VR == other.VR and not isinstance(one, DataElement) and one.value == other.value
+def _is_whole(source: Dataset, element: Any, firsts: Any, lost: bool) -> bool:  # noqa: FBT001 -- asked for every element of every image
+    """Tell whether a value can be read, with the answer for the same bytes of the first image."""
+    if isinstance(element, DataElement):
+        return element.VR not in PARTS or _reads(source, element.tag)
+    if firsts is not None and element.value == firsts.value and element.VR == firsts.VR and not isinstance(firsts, DataElement):
+        return not lost
+    return _reads(source, element.tag)
 
 
 def _reads(source: Dataset, tag: Any) -> bool:

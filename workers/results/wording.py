@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from models.card import Card, LabelPart, ascii_only
 from models.vocabulary import Measurement
 from node.profiles import Kind
 from workers.results import scores
 from workers.results.request import ComposeRequest, FailureRequest, Origin
-from workers.results.segments import Segment, mask_on
+from workers.results.segments import Segment
 
 if TYPE_CHECKING:
     from workers.measure import SegmentMeasures
@@ -186,10 +184,9 @@ def _size(request: ComposeRequest, segment: Segment) -> str:
     grid = request.prediction.grid
     if not grid.calibrated:
         return ""
-    pixels = float(sum(np.count_nonzero(mask_on(request, segment, index)) for index in segment.slices))
-    value, unit = pixels * grid.voxel_mm3 / 1000, "mL"
+    value, unit = segment.voxels * grid.voxel_mm3 / 1000, "mL"
     if grid.is_projection:
-        value, unit = pixels * grid.spacing_mm[1] * grid.spacing_mm[2] / 100, "cm2"
+        value, unit = segment.voxels * grid.spacing_mm[1] * grid.spacing_mm[2] / 100, "cm2"
     return f" {value:.0f} {unit}" if value >= 10 else f" {value:.1f} {unit}"
 
 

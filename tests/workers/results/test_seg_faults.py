@@ -40,8 +40,8 @@ def numbers(change: Callable[[Any], Any]) -> Plant:
 
 def sources(patch: pytest.MonkeyPatch) -> None:
     """Let each frame name the source of the next slice."""
-    right = references.point
-    patch.setattr(seg_frames.references, "point", lambda request, item, index: right(request, item, (index + 1) % len(request.sources)))
+    right = references.encoded
+    patch.setattr(seg_frames.references, "encoded", lambda request, index: right(request, (index + 1) % len(request.sources)))
 
 
 def groups(change: Callable[[Any], Any]) -> Plant:
@@ -73,7 +73,7 @@ def one_bit_late(data: bytes) -> bytes:
 FAULTS: dict[str, tuple[str, Plant, str]] = {
     "mirrored left to right": ("binary", masks(lambda right, *given: right(*given)[:, ::-1]), "not the mask"),
     "mirrored top to bottom": ("binary", masks(lambda right, *given: right(*given)[::-1]), "not the mask"),
-    "the mask of the next slice": ("binary", masks(lambda right, request, part, z: right(request, part, (z + 1) % 10)), "not the mask"),
+    "the mask of the next slice": ("binary", masks(lambda right, r, part, z, *rows: right(r, part, (z + 1) % 10, *rows)), "not the mask"),
     "one frame late": ("binary", bits(of_even_size), "not the mask"),
     "bits from the wrong end": (
         "binary",
@@ -153,8 +153,8 @@ def test_an_organ_lost_from_the_plan_is_refused(monkeypatch: pytest.MonkeyPatch)
     """The gate finds the organs in the prediction itself, not in the writer's list of them."""
     from workers.results import segments  # noqa: PLC0415
 
-    right = segments.slices_of
-    monkeypatch.setattr(segments, "slices_of", lambda array: {value: found for value, found in right(array).items() if value != 2})
+    right = segments.covers
+    monkeypatch.setattr(segments, "covers", lambda array: {value: found for value, found in right(array).items() if value != 2})
     request: ComposeRequest = asked(scans.request(nodules=0), sr_form="text")
     with pytest.raises(Refused, match="one segment for each"):
         compose(request)

@@ -1,0 +1,117 @@
+"""Tests for elements written and read as bytes: pydicom is the measure of both."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian
+
+from node.errors import Refused
+from workers.results import check_frames, elements, header
+
+
+def _reference(uid: str, frame: int | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", uid
+    if frame is not None:
+        item.ReferencedFrameNumber = frame
+    return item
+
+
+@pytest.mark.parametrize(("uid", "frame"), [("1.2.3", None), ("1.2.34", 7), ("2.25.123456", 120)])
+def test_elements_are_the_bytes_that_pydicom_writes(uid: str, frame: int | None) -> None:
+    """UIDs, numbers as text and sequences, of even and odd length, are pydicom's own bytes, between what stands around them."""
+    whole = Dataset()
+    image, purpose = _reference(uid, frame), Dataset()
+    purpose.CodeValue, purpose.CodingSchemeDesignator, purpose.CodeMeaning = "121322", "DCM", "Source"
+    image.PurposeOfReferenceCodeSequence = Items([purpose])
+    whole.SourceImageSequence = Items([image, image])
+    before, after = elements.around(image, "ReferencedSOPClassUID", "ReferencedSOPInstanceUID", "ReferencedFrameNumber")
+    named = elements.text("ReferencedSOPClassUID", "UI", "1.2.840.10008.5.1.4.1.1.2")
+    named += elements.text("ReferencedSOPInstanceUID", "UI", uid)
+    named += b"" if frame is None else elements.text("ReferencedFrameNumber", "IS", frame)
+    assert before == b""
+    assert after
+    assert elements.sequence("SourceImageSequence", [named + after] * 2) == elements.encoded(whole)
+
+
+def test_what_is_put_in_as_bytes_is_read_as_a_sequence() -> None:
+    """A data set with a sequence put in as bytes is written by pydicom as if it had been built item by item."""
+    built, spliced = Dataset(), Dataset()
+    for dataset in (built, spliced):
+        dataset.Modality, dataset.InstanceNumber = "SEG", 1
+    built.SourceImageSequence = Items([_reference("1.2.3", 5), _reference("1.2.4")])
+    elements.put(spliced, "SourceImageSequence", map(elements.encoded, built.SourceImageSequence))
+    assert elements.encoded(spliced) == elements.encoded(built)
+    assert [item.ReferencedSOPInstanceUID for item in spliced.SourceImageSequence] == ["1.2.3", "1.2.4"]
+
+
+def _frame(number: int | None, z: float) -> Dataset:
+    group, derivation, place = Dataset(), Dataset(), Dataset()
+    derivation.SourceImageSequence = Items([_reference("1.2.3", 4)])
+    place.ImagePositionPatient = [-1.5, 2, z]
+    group.DerivationImageSequence, group.PlanePositionSequence = Items([derivation]), Items([place])
+    if number is not None:
+        identification = Dataset()
+        identification.ReferencedSegmentNumber = number
+        group.SegmentIdentificationSequence = Items([identification])
+    return group
+
+
+def test_the_gate_reads_of_frames_what_pydicom_wrote() -> None:
+    """Position, image and segment of each frame are those that were written; what is cut off is refused."""
+    seg = Dataset()
+    seg.PerFrameFunctionalGroupsSequence = Items([_frame(3, 10.25), _frame(None, -7)])
+    data = elements.encoded(seg)
+    read: Any = pydicom.dcmread(BytesIO(_part10(data)))
+    first, second = check_frames.groups(read)
+    assert (first.number, second.number) == (3, None)
+    assert check_frames.position(first.place[0]) == [-1.5, 2, 10.25]
+    assert check_frames.position(second.place[0]) == [-1.5, 2, -7]
+    assert check_frames.named(first.place[1]) == [("1.2.840.10008.5.1.4.1.1.2", "1.2.3", 4)]
+    with pytest.raises(Refused, match="cannot be read"):
+        list(check_frames.items(data[12:-1]))
+
+
+def _part10(body: bytes) -> bytes:
+    dataset, buffer = Dataset(), BytesIO()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.9"
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue() + body
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (5, 5)])
+def test_bits_are_counted_and_unpacked_row_by_row(shape: tuple[int, int]) -> None:
+    """Some rows of a frame, and its number of pixels, are those of the mask that was packed, also where frames end within a byte."""
+    masks = np.random.default_rng(0).random((3, *shape)) > 0.5
+    data = memoryview(np.packbits(masks.ravel(), bitorder="little").tobytes())
+    for number, mask in enumerate(masks):
+        frame = check_frames.Bits(data=data, first=number * mask.size, shape=shape)
+        assert frame.count() == mask.sum()
+        assert np.array_equal(frame.rows(slice(1, 3)), mask[1:3])
+        assert frame.rows(slice(0, 0)).shape == (0, shape[1])
+
+
+@pytest.mark.parametrize("pixels", [b"", bytes(range(200)) * 10])
+def test_pixels_are_put_behind_what_pydicom_writes(pixels: bytes) -> None:
+    """An object's bytes are those that pydicom writes in one piece, whether it has pixels or not."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.SeriesInstanceUID = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.9", "1.2.8"
+    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.PixelRepresentation = 100, 20, 8, 0
+    if pixels:
+        dataset.PixelData = pixels
+        dataset["PixelData"].VR = "OB"
+    ours, buffer = header.encode(dataset, "seg"), BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    assert ours.dataset_bytes == buffer.getvalue()
