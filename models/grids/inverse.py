@@ -23,6 +23,8 @@ from models.grids.windows import Piece
 
 Activate = cells.Activate
 Decide = Callable[[torch.Tensor], torch.Tensor]
+PLANES = 16
+"""Decided at once: enough for several threads, few enough for the processor's cache."""
 
 
 def _as_it_is(scores: torch.Tensor) -> torch.Tensor:
@@ -37,7 +39,7 @@ class Decision:
     activate  (channels, ...) raw scores -> (values, ...) what is interpolated, of each voxel by itself
     decide    (values, n) -> (n,) labels up to 255, such that values between several of one label give that label (argmax, or a
               threshold on one value)
-    at_once   (channels, n) raw scores -> the same labels without `activate`, where they can be had so
+    at_once   (channels, ...) raw scores -> (...) the same labels without `activate`, where they can be had so
     """
 
     decide: Decide
@@ -55,11 +57,13 @@ class Decision:
         return scores[list(self.channels)]
 
     def corners(self, scores: torch.Tensor) -> torch.Tensor:
-        """Decide at every voxel of picked scores (channels, z, y, x), plane by plane: uint8."""
+        """Decide at every voxel of picked scores (channels, z, y, x), some planes at a time: uint8."""
         found = torch.empty(scores.shape[1:], dtype=torch.uint8, device=scores.device)
-        for index in range(len(found)):
-            plane = scores[:, index].flatten(1)
-            found[index] = (self.at_once(plane) if self.at_once else self.decide(self.activate(plane))).view(found.shape[1:])
+        for begin in range(0, len(found), PLANES if self.at_once else 1):
+            if self.at_once:
+                found[begin : begin + PLANES] = self.at_once(scores[:, begin : begin + PLANES])
+            else:
+                found[begin] = self.decide(self.activate(scores[:, begin].flatten(1))).view(found.shape[1:])
         return found
 
 
@@ -81,7 +85,7 @@ def exclusive(values: Sequence[int], channels: Sequence[int] | None = None) -> D
 
 
 def highest(classes: torch.Tensor) -> torch.Tensor:
-    """Give the first of the highest of (classes, n), up to 256 of them: (n,) uint8."""
+    """Give the first of the highest of (classes, ...), up to 256 of them: (...) uint8."""
     if classes.device.type != "cpu" or classes.stride(-1) != 1:
         return classes.max(dim=0).indices.to(torch.uint8)
     # On a processor torch's own goes through memory against its grain; this takes half the time.
