@@ -24,8 +24,8 @@ class WorkersSection(Section):
     devices           "auto", "cuda", "cuda:0", "cpu"; one process each
     precision         of networks: "float32", the same numbers everywhere; "auto", half precision on the devices that have it in
                       hardware; "float16", half precision or an error. What was used is recorded with each result
-    engine            of networks on a processor: "torch"; "fastest", OpenVINO where it is installed, gives the same and is faster,
-                      which is found out when a model is loaded and takes some seconds
+    engine            of networks on a processor: "fastest", OpenVINO where it is installed, gives the same and is faster, which is
+                      found out when a model is first loaded on a machine and takes some seconds; "torch"
     memory_budget_gb  what models kept warm may take on a device (default: half of a GPU's memory, a quarter of the host's)
     time_limit_s      bounds a stage absolutely, whatever its heartbeat says
     stall_s           a model that shows no progress for so long hangs
@@ -34,7 +34,7 @@ class WorkersSection(Section):
     work_dir: Path | None = None
     devices: tuple[str, ...] = ("auto",)
     precision: Literal["float32", "auto", "float16"] = "float32"
-    engine: Literal["torch", "fastest"] = "torch"
+    engine: Literal["torch", "fastest"] = "fastest"
     memory_budget_gb: float | None = Field(default=None, gt=0)
     concurrency_cpu: int = Field(default=1, ge=1)
     concurrency_io: int = Field(default=1, ge=1)

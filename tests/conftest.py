@@ -10,6 +10,8 @@ from tests.verifying import Verification
 
 # One thread a process: the suite runs two processes on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each test's worker would try engines anew on every model, which takes seconds; tests/models/test_acceleration.py tries them.
+os.environ.setdefault("OVERREAD_WORKERS__ENGINE", "torch")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from models import card as cards
 from models.card import Accept, ShelvedCard
 from models.grids import tilt
+from models.networks import verdicts
 from models.vocabulary import Grid, Prediction, Progress, Volume
 from node import demographics, fit, holds, journal, outbox, routing
 from node.errors import Misconfigured, Refused
@@ -62,6 +63,7 @@ def make_warm(settings: Settings, queue: str) -> None:
     if queue == "gpu":
         gpu.set_threads(settings.workers.threads)
         gpu.choose(settings.workers.engine)
+        verdicts.keep_in(settings.data_dir / "engines")
         gpu.warm_up(known_cards(settings).values(), _home(settings), settings.workers.memory_budget_gb, settings.data_dir / "run")
     elif queue == "cpu":
         from workers import load, results  # noqa: F401, PLC0415

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.nn import functional
 
+from models.networks import verdicts
 from models.networks.program import Outputs, Program
 from models.vocabulary import Model
 
@@ -65,13 +66,18 @@ def accelerate(model: Model) -> None:
 
 
 def fastest(network: Network) -> Program:
-    """Give the program that runs the network fastest on a processor with the same results; its facts say which and why."""
+    """Give the program that runs the network fastest on a processor with the same results; its facts say which and why.
+
+    What the trial said once on this machine holds (models.networks.verdicts).
+    """
     key = (network.key, torch.get_num_threads())
-    why = _refused.get(key) or _not_to_be_had(network)
+    why = _refused.get(key) or _not_to_be_had(network) or verdicts.known(*key)
     if not why:
         try:
             other = _converted(network)
-            why = _differs(network, other) or _is_slower(network, other)
+            if why is None:
+                why = _differs(network, other) or _is_slower(network, other)
+                verdicts.keep(*key, why)
         except Exception as error:  # noqa: BLE001 -- a library raises what it likes, and torch runs all the same
             why = f"not converted: {type(error).__name__}"
     if why:

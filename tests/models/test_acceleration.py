@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from models import registry
-from models.networks import acceleration
+from models.networks import acceleration, verdicts
 from models.networks.program import Program, outputs_of
 from models.vocabulary import Volume
 from tests.models.cards import lines
@@ -57,6 +59,46 @@ def test_other_results_stay_with_torch() -> None:
         assert found.run is asked.program.run
         assert found.facts["engine"] == "torch; openvino gives other probabilities"
     assert ("other", torch.get_num_threads()) in acceleration._refused
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Path]:
+    """Give the folder in which verdicts are kept meanwhile."""
+    verdicts.keep_in(tmp_path / "engines")
+    yield tmp_path / "engines"
+    verdicts.keep_in(None)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_a_verdict_is_found_once_on_a_machine(kept: Path, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next process takes what the first one's trial said, for or against; with other threads it tries again."""
+    asked = network(Net(shifted=torch.tensor([0.0, shift, 0.0]).view(1, 3, 1, 1, 1)), f"kept {shift}")  # type: ignore[arg-type]
+    monkeypatch.setattr(acceleration, "_is_slower", lambda *_: "")
+    first = acceleration.fastest(asked).facts["engine"]
+    assert first.startswith("torch; openvino gives other" if shift else "openvino ")
+    assert len(list(kept.iterdir())) == 1
+    acceleration._refused.clear()
+    tried: list[str] = []
+    monkeypatch.setattr(acceleration, "_differs", lambda *_: tried.append("again") or "")
+    assert acceleration.fastest(asked).facts["engine"] == first
+    assert not tried
+    assert verdicts.known(asked.key, torch.get_num_threads() + 1) is None
+    (place,) = kept.iterdir()
+    place.write_bytes(b"{")
+    acceleration._refused.clear()
+    acceleration.fastest(asked)
+    assert tried == ["again"]
+
+
+def test_a_disk_that_takes_no_verdict_is_no_error(tmp_path: Path) -> None:
+    """Where verdicts cannot be kept, nothing is known, and the trial is made as ever."""
+    (tmp_path / "file").touch()
+    verdicts.keep_in(tmp_path / "file" / "engines")
+    try:
+        verdicts.keep("a model", 1, "is not faster")
+        assert verdicts.known("a model", 1) is None
+    finally:
+        verdicts.keep_in(None)
 
 
 def test_what_cannot_be_converted_stays_with_torch() -> None:
