@@ -142,16 +142,19 @@ class Box:
 class Finding:
     """One lesion a model marked.
 
-    number  from 1, also its value in `Prediction.instances`; ordered by position (z, y, x)
-    label   index of the card's output label
-    score   the model's probability, 0..1
-    box     bounding box on the prediction's grid; where the prediction has no instances, all that is marked
+    number     from 1, also its value in `Prediction.instances`; ordered by position (z, y, x)
+    label      index of the card's output label
+    score      the model's probability, 0..1
+    box        bounding box on the prediction's grid; where the prediction has no instances, all that is marked
+    deviation  how far the model's own opinions of it lie apart: the standard deviation, 0..0.5, of the probabilities it gives
+               to changed views of the finding; None where the model has one opinion only
     """
 
     number: int
     label: int
     score: float
     box: Box
+    deviation: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,7 +177,7 @@ def _boxed(finding: Finding, grid: Grid, asked: set[Any]) -> SegmentMeasures:
         values.append(Measurement(concept=WIDTH, value=round((right - left) * grid.spacing_mm[2], 1), unit=MM))
         values.append(Measurement(concept=HEIGHT, value=round((bottom - top) * grid.spacing_mm[1], 1), unit=MM))
     if "probability" in asked:
-        values.append(_certainty(finding))
+        values += _certainty(finding)
     corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=float)
     return SegmentMeasures(
         key=("finding", finding.number),
@@ -188,12 +188,17 @@ def _boxed(finding: Finding, grid: Grid, asked: set[Any]) -> SegmentMeasures:
     )
 
 
-def _certainty(finding: Finding) -> Measurement:
-    return Measurement(concept=CERTAINTY, value=float(round(100 * finding.score)), unit=PERCENT)
+def _certainty(finding: Finding) -> list[Measurement]:
+    """Give the score and, where the model looked more than once, how far its opinions lie apart."""
+    values = [Measurement(concept=CERTAINTY, value=float(round(100 * finding.score)), unit=PERCENT)]
+    if finding.deviation is not None:
+        spread = float(round(100 * finding.deviation))
+        values.append(Measurement(concept=CERTAINTY, value=spread, unit=PERCENT, derivation=STANDARD_DEVIATION))
+    return values
 
 
 def _measurements(asked: set[Any], part: _Part, axes: Diameters | None, finding: Finding | None) -> list[Measurement]:
-    """Give the asked values; the standard deviation comes last because OHIF shows only the first five."""
+    """Give the asked values; standard deviations come last because OHIF shows only the first five."""
     grid = part.volume.grid
     values: list[Measurement] = []
     flat = grid.is_projection
@@ -211,7 +216,7 @@ def _measurements(asked: set[Any], part: _Part, axes: Diameters | None, finding:
         values.append(Measurement(concept=LONG_AXIS, value=round(axes.long_mm, 1), unit=MM))
         values.append(Measurement(concept=SHORT_AXIS, value=round(axes.short_mm, 1), unit=MM))
     if "probability" in asked and finding:
-        values.append(_certainty(finding))
+        values += _certainty(finding)
     if deviation is not None:
         values.append(Measurement(concept=ATTENUATION, value=float(round(deviation)), unit=HU, derivation=STANDARD_DEVIATION))
     return values

@@ -139,6 +139,7 @@ def load_prediction(place: Shelf) -> Prediction:
             label=entry["label"],
             score=entry["score"],
             box=Box(low=tuple(entry["box"]["low"]), high=tuple(entry["box"]["high"])),
+            deviation=entry.get("deviation"),
         )
         for entry in facts["findings"]
     )

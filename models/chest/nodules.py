@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ Instances = NDArray[np.uint16]
 Labels = NDArray[np.uint8]
 FLIPS = ((), (4,), (3,), (2,))
 """Axes of a batch of cubes that are mirrored for a second opinion."""
+SCALES = (0.9, 1.1)
+"""How much larger the cubes' voxels are for a third: the nodule then looks that much smaller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +46,20 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """One candidate: its voxel on the fine grid, its probability, and the probability of each voxel of its near cube."""
+    """One candidate: its voxel on the fine grid, its probability, and the probability of each voxel of its near cube.
+
+    opinions  the probabilities it got: as it is, mirrored three times, and, where it is a finding, larger and smaller
+    """
 
     voxel: tuple[int, int, int]
     probability: float
     voxels: NDArray[np.float32]
+    opinions: tuple[float, ...] = ()
+
+    @property
+    def deviation(self) -> float | None:
+        """Give the population standard deviation of the opinions; None where there is none."""
+        return float(np.std(self.opinions)) if self.opinions else None
 
 
 def judge(network: PatchNet, hu: torch.Tensor, places: NDArray[np.int64], rule: Rule, progress: Progress) -> list[Judged]:
@@ -62,7 +73,8 @@ def judge(network: PatchNet, hu: torch.Tensor, places: NDArray[np.int64], rule: 
         logits, _ = network(near, wide)
         likely = torch.nonzero(_calibrated(logits, rule) >= rule.doubt).squeeze(1)
         if len(likely):
-            found += _again(network, (near[likely], wide[likely]), some[likely.cpu().numpy()], rule)
+            again = _again(network, (near[likely], wide[likely]), some[likely.cpu().numpy()], rule)
+            found += _from_afar(network, (volume, half), again, rule)
         progress(min(1.0, (begin + rule.batch) / len(places)))
     return sorted(found, key=lambda entry: (-entry.probability, entry.voxel))
 
@@ -80,15 +92,31 @@ def _again(network: PatchNet, pair: tuple[torch.Tensor, torch.Tensor], places: N
         logit, marked = network(torch.flip(near, axes), torch.flip(wide, axes))
         logits.append(logit.float())
         voxels += torch.flip(torch.sigmoid(marked.float()), axes) / len(FLIPS)
-    probability = _calibrated(torch.stack(logits).mean(0), rule)
+    stacked = torch.stack(logits)
+    probability, opinions = _calibrated(stacked.mean(0), rule), _calibrated(stacked, rule)
     return [
         Judged(
             voxel=(int(place[0]), int(place[1]), int(place[2])),
             probability=float(probability[index]),
             voxels=voxels[index, 0].cpu().numpy(),
+            opinions=tuple(opinions[:, index].tolist()),
         )
         for index, place in enumerate(places)
     ]
+
+
+def _from_afar(network: PatchNet, volumes: tuple[torch.Tensor, torch.Tensor], judged: list[Judged], rule: Rule) -> list[Judged]:
+    """Add to what will be findings what the network says where they look larger and smaller; their probability stays."""
+    found = [entry for entry in judged if entry.probability >= rule.threshold]
+    if not found:
+        return judged
+    places = np.array([entry.voxel for entry in found])
+    opinions = []
+    for scale in SCALES:
+        near, wide = (part[:, None] for part in cubes.both_scaled(*volumes, places, scale))
+        opinions.append(_calibrated(network(near, wide)[0], rule).tolist())
+    wider = {entry.voxel: (*entry.opinions, *more) for entry, more in zip(found, zip(*opinions, strict=True), strict=True)}
+    return [replace(entry, opinions=wider.get(entry.voxel, entry.opinions)) for entry in judged]
 
 
 def place(judged: Sequence[Judged], plan: Resampling, labels: Labels, rule: Rule) -> tuple[Instances, tuple[Finding, ...]]:
@@ -98,7 +126,7 @@ def place(judged: Sequence[Judged], plan: Resampling, labels: Labels, rule: Rule
     """
     instances: Instances = np.zeros(plan.source.shape, np.uint16)
     view = plan.turning.turn(instances)
-    taken: list[tuple[float, tuple[slice, ...], NDArray[np.bool_]]] = []
+    taken: list[Judged] = []
     for entry in judged:
         if entry.probability < rule.threshold:
             break
@@ -107,12 +135,12 @@ def place(judged: Sequence[Judged], plan: Resampling, labels: Labels, rule: Rule
         if mask.sum() * plan.source.voxel_mm3 / 1000 < rule.min_volume_ml or not mask.any() or (lies[mask] > 0).mean() > 0.2:
             continue
         mask &= lies == 0
-        taken.append((entry.probability, region, mask))
+        taken.append(entry)
         lies[mask] = len(taken)
-    return _numbered(instances, [probability for probability, _, _ in taken], labels, rule)
+    return _numbered(instances, taken, labels, rule)
 
 
-def _numbered(instances: Instances, scores: list[float], labels: Labels, rule: Rule) -> tuple[Instances, tuple[Finding, ...]]:
+def _numbered(instances: Instances, taken: list[Judged], labels: Labels, rule: Rule) -> tuple[Instances, tuple[Finding, ...]]:
     """Give findings numbers by the middle of their voxels (z, y, x)."""
     boxes = ndimage.find_objects(instances)
     middles = [np.argwhere(instances[box] == at + 1).mean(axis=0) + [part.start for part in box] for at, box in enumerate(boxes)]
@@ -123,7 +151,8 @@ def _numbered(instances: Instances, scores: list[float], labels: Labels, rule: R
         table[at + 1] = number
         low, high = [part.start for part in boxes[at]], [part.stop for part in boxes[at]]
         box = Box(low=(low[0], low[1], low[2]), high=(high[0], high[1], high[2]))
-        findings.append(Finding(number=number, label=rule.label, score=min(1.0, scores[at]), box=box))
+        score, deviation = min(1.0, taken[at].probability), taken[at].deviation
+        findings.append(Finding(number=number, label=rule.label, score=score, box=box, deviation=deviation))
     for box in boxes:
         instances[box] = table[instances[box]]
         labels[box][instances[box] > 0] = 0

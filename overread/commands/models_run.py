@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from models.card import ShelvedCard
-from models.vocabulary import Broken, Prediction, Unfit
+from models.vocabulary import Broken, Finding, Prediction, Unfit
 from node.errors import Refused
 from node.settings import Settings
 from overread import nifti, pictures
@@ -106,8 +106,15 @@ def _one(shelved: ShelvedCard, study: Routed, wanted: Wanted, settings: Settings
         "nifti": [str(path) for path in arrays],
         "others": sorted(str(path) for path in wanted.out.iterdir() if path.is_file() and path.name not in ours),
         "findings": len(ran.prediction.findings),
+        "marks": [mark(shelved, finding) for finding in ran.prediction.findings],
         "variant": dict(ran.prediction.variant),
     }
+
+
+def mark(shelved: ShelvedCard, finding: Finding) -> dict[str, Any]:
+    """Tell a finding in numbers: its number in findings.nii.gz, label, score, and the score's deviation where the model gives one."""
+    told = {"number": finding.number, "label": shelved.card.label(finding.label).label, "score": round(finding.score, 4)}
+    return told if finding.deviation is None else {**told, "deviation": round(finding.deviation, 4)}
 
 
 def save(prediction: Prediction, out: Path) -> list[Path]:
@@ -135,6 +142,11 @@ def _print(facts: dict[str, Any], console: Console) -> None:
         console.print(f"declined: {facts['declined']}", markup=False, soft_wrap=True)
         return
     console.print(facts["summary"], markup=False, soft_wrap=True)
+    for told in facts["marks"]:
+        spread = f", standard deviation {100 * told['deviation']:.0f} %" if "deviation" in told else ""
+        console.print(
+            f"  finding {told['number']}, {told['label']}: certainty {100 * told['score']:.0f} %{spread}", markup=False, soft_wrap=True
+        )
     for path in (*facts["files"], *facts["pictures"], *facts["nifti"]):
         console.print(f"  {path}", markup=False, soft_wrap=True)
     for path in facts["others"]:

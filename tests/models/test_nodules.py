@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -90,3 +92,44 @@ def test_the_same_place_is_judged_alike_whatever_stands_beside_it_in_the_batch()
         together = {j.voxel: j.probability for j in nodules.judge(network, hu, places, rule, lambda _: None)}
         alone = {j.voxel: j.probability for p in places for j in nodules.judge(network, hu, p[None], rule, lambda _: None)}
     assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_opinions_that_agree_deviate_by_nothing_and_the_mean_alone_decides() -> None:
+    """Of 0.6, 0.8, 0.6 and 0.8 the deviation is 0.1; it reaches the finding, whose score stays the probability."""
+    source = grid("axial", (60, 60, 60), (1.25, 1.25, 1.25))
+    plan = transforms.resampling(source, "SPL", (1.25, 1.25, 1.25))
+    judged = [replace(entry((40, 30, 30), 0.72), opinions=(0.6, 0.8, 0.6, 0.8)), replace(entry((20, 30, 30), 0.7), opinions=(0.7,) * 6)]
+    _, findings = nodules.place(judged, plan, np.zeros(source.shape, np.uint8), RULE)
+    assert [(f.score, f.deviation) for f in findings] == [(0.7, pytest.approx(0)), (0.72, pytest.approx(0.1))]
+
+
+def test_a_finding_is_looked_at_larger_and_smaller_and_its_probability_stays() -> None:
+    """What may be a finding has six opinions, what may not four; the deviation is that of the opinions, found here by hand."""
+    torch.manual_seed(1)
+    network = patchnet.PatchNet().eval()
+    hu = torch.from_numpy(np.random.default_rng(2).normal(-600, 300, (48, 48, 48)).astype(np.float32))
+    volume = cubes.scaled(hu)
+    half = cubes.halved(volume)
+    places = np.array([[24, 24, 24], [20, 30, 28]])
+    rules = [replace(RULE, threshold=least, doubt=1e-9) for least in (1e-9, 1 - 1e-9)]
+    with torch.inference_mode():
+        wide, narrow = (nodules.judge(network, hu, places, rule, lambda _: None) for rule in rules)
+        for seen, other in zip(wide, narrow, strict=True):
+            assert (seen.voxel, seen.probability) == (other.voxel, other.probability)
+            assert (len(seen.opinions), len(other.opinions)) == (6, 4)
+            near, far = cubes.both_scaled(volume, half, np.array([seen.voxel]), 1.1)
+            by_hand = float(torch.sigmoid(network(near[:, None], far[:, None])[0]))
+            assert seen.opinions[-1] == pytest.approx(by_hand, abs=1e-5)
+            mean = sum(seen.opinions) / 6
+            assert seen.deviation == pytest.approx((sum((each - mean) ** 2 for each in seen.opinions) / 6) ** 0.5)
+
+
+def test_a_scaled_cube_shows_what_lies_that_much_further_off() -> None:
+    """On a ramp a voxel k from the middle has the value k * scale further; scale 1 is the plain cube, ends go on."""
+    z, y, x = np.meshgrid(*(np.arange(60.0),) * 3, indexing="ij")
+    volume = torch.from_numpy((z + 100 * y + 10000 * x).astype(np.float32))
+    middle = np.array([[30.0, 29.0, 31.0]])
+    (seen,) = cubes.cut_scaled(volume, middle, 0.9)
+    assert float(seen[26, 16, 6]) == pytest.approx((30 + 9) + 100 * 29 + 10000 * (31 - 9), rel=1e-5)
+    places = np.array([[30, 29, 31], [0, 59, 3]])
+    assert torch.equal(cubes.cut_scaled(volume, places.astype(float), 1.0), cubes.cut(volume, places))

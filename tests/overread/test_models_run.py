@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from models import card
 from models.vocabulary import Box, Finding, Prediction
 from overread import nifti
 from overread.commands import models_run
@@ -105,3 +106,11 @@ def test_everything_with_voxels_is_saved(tmp_path: Path) -> None:
     assert [path.name for path in models_run.save(Prediction(grid=grid, labels=empty), tmp_path)] == ["labels.nii.gz"]
     boxes = (Finding(number=1, label=1, score=0.5, box=Box(low=(0, 0, 0), high=(1, 1, 1))),)
     assert models_run.save(Prediction(grid=grid, labels=empty, findings=boxes), tmp_path) == []
+
+
+def test_a_findings_numbers_are_told_as_the_model_gave_them() -> None:
+    """Score and deviation by name; a model with one opinion has no deviation."""
+    shelved = card.read(card.STARTERS / "chest_ct" / "card.toml")
+    finding = Finding(number=2, label=3, score=0.87654, box=Box(low=(0, 0, 0), high=(1, 1, 1)), deviation=0.04)
+    assert models_run.mark(shelved, finding) == {"number": 2, "label": "Nodule", "score": 0.8765, "deviation": 0.04}
+    assert "deviation" not in models_run.mark(shelved, replace(finding, deviation=None))

@@ -150,7 +150,7 @@ def test_segments_are_measured_on_their_grid(card: Card) -> None:
     instances[11, 20:26, 60:65] = 1
     array = np.full(GRID.shape, -800, dtype=np.int16)
     array[10, 20:24, 60:65], array[11, 20:26, 60:65] = 40, 60
-    finding = Finding(number=1, label=3, score=0.876, box=Box(low=(10, 20, 60), high=(12, 26, 65)))
+    finding = Finding(number=1, label=3, score=0.876, box=Box(low=(10, 20, 60), high=(12, 26, 65)), deviation=0.043)
     prediction = Prediction(grid=GRID, labels=labels, instances=instances, findings=(finding,))
     organ, other, nodule = measure(prediction, Volume(array=array, grid=GRID, unit="HU", modality="CT"), card)
     assert (organ.key, other.key, nodule.key, nodule.label) == (("organ", 7), ("organ", 2), ("finding", 1), 3)
@@ -162,6 +162,7 @@ def test_segments_are_measured_on_their_grid(card: Card) -> None:
     assert values[("112031", "Mean")] == 52  # (20 * 40 + 30 * 60) / 50
     assert values[("112031", "Standard Deviation")] == 10
     assert values[("111012", "")] == 88
+    assert values[("111012", "Standard Deviation")] == 4
     assert values[("103339001", "")] == pytest.approx(np.hypot(4.0, 2.5), abs=0.05)  # 5 columns of 0.8, between row middles 5 of 0.5
     assert list(values)[-1] == ("112031", "Standard Deviation")
     assert set(map(tuple, nodule.outline.tolist())) >= {(60, 20), (65, 20), (65, 26), (60, 26)}

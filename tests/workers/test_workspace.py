@@ -52,7 +52,7 @@ def prediction() -> Prediction:
     """Make a prediction with one finding and a score that no short decimal holds."""
     instances = np.zeros(GRID.shape, np.uint16)
     instances[1, 2, 3] = 1
-    finding = Finding(number=1, label=3, score=0.1 + 0.2, box=Box(low=(1, 2, 3), high=(2, 3, 4)))
+    finding = Finding(number=1, label=3, score=0.1 + 0.2, box=Box(low=(1, 2, 3), high=(2, 3, 4)), deviation=0.1 / 3)
     return Prediction(
         grid=GRID,
         labels=np.arange(24, dtype=np.uint8).reshape(GRID.shape),

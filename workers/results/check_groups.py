@@ -92,8 +92,15 @@ def check_numbers(request: ComposeRequest, items: Sequence[Dataset], mark: Mark)
                 raise Refused("an attenuation of the SR is not that of its segment")
     if (CERTAINTY, "") in told and (mark.finding is None or abs(number(told[CERTAINTY, ""]) - 100 * mark.finding.score) > 0.51):
         raise Refused("a certainty of the SR is not the model's")
+    if (CERTAINTY, DEVIATION) in told and not _is_deviation(number(told[CERTAINTY, DEVIATION]), mark):
+        raise Refused("the deviation of a certainty of the SR is not the model's")
     if (LONG, "") in told and number(told[LONG, ""]) < number(told.get((SHORT, ""), told[LONG, ""])):
         raise Refused("a short axis of the SR is longer than the long one")
+
+
+def _is_deviation(percent: float, mark: Mark) -> bool:
+    known = None if mark.finding is None else mark.finding.deviation
+    return known is not None and abs(percent - 100 * known) <= 0.51
 
 
 def _check_volume(request: ComposeRequest, item: Dataset, mark: Mark) -> None:

@@ -94,18 +94,22 @@ def _organ(request: ComposeRequest, segment: Segment, measures: SegmentMeasures)
 def _told(measures: SegmentMeasures) -> dict[str, str]:
     """Give a segment's numbers in words, with the digits that the report has."""
     told: dict[str, str] = {}
-    deviation = ""
+    deviation = apart = ""
     for entry in measures.measurements:
         if entry.concept == ATTENUATION and entry.derivation == MEAN:
             told["mean"] = f"{entry.value:.0f} HU"
         elif entry.concept == ATTENUATION:
             deviation = f" ({entry.value:.0f})"
+        elif entry.concept == CERTAINTY and entry.derivation is not None:
+            apart = f" (SD {entry.value:.0f})"
         elif entry.concept.value in LENGTHS:
             told[LENGTHS[entry.concept.value]] = f"{entry.value:.1f}"
         elif entry.concept.value in SIZES:
             told[SIZES[entry.concept.value]] = f"{_number(entry)} {UNITS.get(entry.unit.value, entry.unit.value)}"
     if "mean" in told:
         told["mean"] += deviation
+    if "certainty" in told:
+        told["certainty"] += apart
     return told
 
 

@@ -134,7 +134,7 @@ def test_the_summary_says_what_was_found_and_by_what() -> None:
     assert first["Finding"] == "Nodule 1"
     assert first["Site"] == "Lung, left"
     assert first["Volume"] == "38 mm3"
-    assert first["Certainty"] == "88 %"
+    assert first["Certainty"] == "88 % (SD 4)"
     assert first["Key image"].startswith("slice 3 of 10, image 3, F 198.1 mm")
     assert [row.cells[0] for row in organs.rows] == ["Left lung", "Right lung"]
     assert any(note.startswith("Intended use: t") for note in tables.notes(told))

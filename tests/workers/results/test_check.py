@@ -189,11 +189,11 @@ def groups(report: Dataset) -> Any:
     return named(report, "126010")[0].ContentSequence
 
 
-def set_number(code: str, value: str) -> Fault:
-    """Give a fault that changes the first number of that name."""
+def set_number(code: str, value: str, which: int = 0) -> Fault:
+    """Give a fault that changes the first number of that name, or a later one."""
 
     def fault(report: Dataset) -> None:
-        measured = named(report, code)[0].MeasuredValueSequence[0]
+        measured = named(report, code)[which].MeasuredValueSequence[0]
         measured.NumericValue = value
         measured.FloatingPointValue = float(value)
 
@@ -256,6 +256,7 @@ SR_FAULTS: dict[str, tuple[str, Fault, str]] = {
         lambda r: setattr(named(r, "118565006")[0].MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0], "CodeValue", "m"),
         "a unit",
     ),
+    "another deviation of a certainty": ("findings", set_number("111012", "9", 1), "deviation of a certainty"),
     "a score called probability of cancer": ("findings", rename("111012", "111047"), "probability of cancer"),
     "columns and rows swapped": ("findings", outline(lambda points: points[:, ::-1]), "does not lie on its segment"),
     "an outline off by one pixel": ("findings", outline(lambda points: points + 1), "does not lie on its segment"),

@@ -101,7 +101,7 @@ def test_the_numbers_of_a_finding_are_those_of_its_voxels() -> None:
     assert numbers[0] == ("118565006", "38", "mm3")
     assert numbers[1] == ("112031", "30", "[hnsf'U]")
     assert [name for name, _, _ in numbers[:5]] == ["118565006", "112031", "103339001", "103340004", "111012"]
-    assert numbers[4] == ("111012", "88", "%")
+    assert numbers[4:6] == [("111012", "88", "%"), ("111012", "4", "%")]
 
 
 def test_the_outline_lies_around_the_nodule_in_image_coordinates() -> None:
