@@ -15,18 +15,20 @@ class Execution:
     batch      windows that go through the network at once
     stitch     where the windows' scores are put together: on the model's device, or in the host's memory
     precision  of the network's forward pass; scores are added up in float32
-    tile       whether a runtime that else needs the whole volume's scores at once goes piece by piece, so that no array of
-               classes x volume ever exists. What only returns labels to the source grid does so always
     """
 
     batch: int = 1
     stitch: Literal["device", "host"] = "device"
     precision: Precision = "float32"
-    tile: bool = False
+
+    @property
+    def activations(self) -> float:
+        """Give the share of a forward pass's memory in float32 that it takes so: under autocast norms and sums stay in float32."""
+        return 1.0 if self.precision == "float32" else 0.75
 
     def facts(self) -> dict[str, str]:
         """Say it as a prediction's variant does."""
-        return {"batch": str(self.batch), "stitch": self.stitch, "precision": self.precision, "tile": "yes" if self.tile else "no"}
+        return {"batch": str(self.batch), "stitch": self.stitch, "precision": self.precision}
 
 
 PLAIN = Execution()
@@ -34,7 +36,10 @@ PLAIN = Execution()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """The memory a prediction is thought to take above the loaded model, in bytes."""
+    """The memory a prediction is thought to take above the loaded model, in bytes.
+
+    It also says which ways a runtime has: what asks for no less than a way under which memory ran out is not tried after it.
+    """
 
     device: int
     host: int

@@ -181,7 +181,11 @@ def need(layout: Layout, channels: Range, execution: Execution, forward_bytes: i
     shared = max(depth - (stop - start) for start, stop in _steps(layout.starts[0], depth))
     _, lines, columns = layout.padded
     sums = (classes + 1) * columns * ((1 + depth) * (1 + height) * 3 // 2 + (1 + shared) * lines)
-    run = execution.batch * (4 * window * (seen + classes) + forward_bytes) + 4 * window * classes + 8 * seen * padded
+    run = (
+        execution.batch * int(4 * window * (seen + classes) + execution.activations * forward_bytes)
+        + 4 * window * classes
+        + 8 * seen * padded
+    )
     stitched = 4 * sums
     return Need(device=run, host=stitched) if execution.stitch == "host" else Need(device=run + stitched, host=0)
 

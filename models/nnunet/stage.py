@@ -175,7 +175,7 @@ def need(stages: Sequence[Stage], shape: Sequence[int], spacing_mm: Sequence[flo
         model = [max(pair) for pair in zip(resampling.new_shape(turned, source_mm, plans.target_mm(source_mm)), _patch(plans), strict=True)]
         features: Any = plans.architecture.arguments.get("features_per_stage", 32)
         first = int(features[0] if isinstance(features, list | tuple) else features)
-        window = 12 * 4 * first * math.prod(plans.patch) * execution.batch
+        window = int(12 * 4 * first * math.prod(plans.patch) * execution.batch * execution.activations)
         linear = is_linear(plans)
         depth = _patch(plans)[0] if linear else model[0]
         slab = 2 * passes.outputs * depth * model[1] * model[2] * (len(passes.networks) + 3)

@@ -71,6 +71,6 @@ class Pipeline:
             told = loaded.ensemble.facts() if loaded.ensemble else {}
             told |= {name: fact for name, fact in loaded.program.facts.items() if name == "engine"}
             more |= {which + name: fact for name, fact in told.items()}
-        whole = bool(last.stage.scores or last.stage.rows)  # these run outside of the windows, in single precision
-        place = {"device": torch.device(last.program.device).type, **execution.facts(), **({"precision": "float32"} if whole else {})}
+        ran = {**execution.facts(), "scores": "in slabs"} if last.stage.windowed else PLAIN.facts()
+        place = {"device": torch.device(last.program.device).type, **ran}
         return replace(prediction, variant={**place, **last.program.facts, **more})

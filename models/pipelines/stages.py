@@ -17,7 +17,7 @@ from models import registry
 from models.answers import boxes, outcome
 from models.answers.heads import Heads, thresholds
 from models.card import Card, ShelvedCard
-from models.execution import Execution, Need
+from models.execution import PLAIN, Execution, Need
 from models.grids import windows
 from models.networks import acceleration, program
 from models.pipelines import preparation
@@ -37,6 +37,11 @@ class Stage(preparation.Preparation, Heads):
     @classmethod
     def _one_file_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @property
+    def windowed(self) -> bool:
+        """Tell whether windows' scores are put together; else the network runs one by one and in float32, whatever is asked for."""
+        return not (self.scores or self.rows)
 
     def agree(self, card: Card) -> None:
         """Check every key against the card; raises ValueError."""
@@ -245,6 +250,7 @@ def need(loaded: Loaded, grid: Grid, execution: Execution) -> Need:
     Where the network's own memory is not known it is taken for a hundred channels of the window.
     """
     stage = loaded.stage
+    execution = execution if stage.windowed else PLAIN
     layout = layout_of(stage, stage.plan(grid).model.shape)
     voxels, roles = math.prod(layout.shape), len(loaded.card.inputs)
     taken = loaded.program.window_bytes * math.prod(layout.window) // math.prod(stage.probe) or 400 * math.prod(layout.window)

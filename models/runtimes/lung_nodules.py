@@ -160,7 +160,7 @@ class LungNodules:
         coarse, fine = self._plans(grid)
         scored = windows.need(self._layout(coarse), (1, 3), execution, self._window_bytes)
         voxels = math.prod(fine.model.shape)
-        cubes = 2 * 4 * voxels + CUBE_BYTES * self._options.nodules.batch
+        cubes = 2 * 4 * voxels + int(execution.activations * CUBE_BYTES * self._options.nodules.batch)
         return Need(device=max(scored.device, cubes), host=scored.host + 40 * voxels + 5 * math.prod(grid.shape))
 
     def _plans(self, grid: Grid) -> tuple[transforms.Resampling, transforms.Resampling]:

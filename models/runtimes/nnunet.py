@@ -127,13 +127,13 @@ def back(array: NDArray[Any], source: Grid, orientation: str) -> NDArray[Any]:
 
 
 def variant(stages: Sequence[stage.Stage], execution: Execution) -> dict[str, str]:
-    """Say what makes a prediction: scores are put together slab by slab, tiles or not, where they go back along straight lines."""
+    """Say what makes a prediction: scores are put together slab by slab where they go back along straight lines."""
     streamed = all(stage.is_linear(part.plans) for part in stages)
     return {
         "runtime": "nnunet",
         "device": stages[-1].device.type,
         **execution.facts(),
-        "tile": "yes" if streamed else "no",
+        "scores": "in slabs" if streamed else "whole",
         "torch": str(torch.__version__),
         "networks": version("dynamic-network-architectures"),
     }

@@ -47,7 +47,7 @@ def test_the_mean_of_probabilities_decides(tmp_path: Path) -> None:
         seen = torch.from_numpy(volume().array)[None, None]
         scores: Any = sliding_window_inference(seen, (12, 16, 12), 1, mean, overlap=0.5, mode="gaussian")
     model = registry.load(shelved(tmp_path, OPTIONS + "window = [12, 16, 12]\noverlap = 0.5\n"), "cpu")
-    for execution in (Execution(), Execution(batch=4, tile=True)):
+    for execution in (Execution(), Execution(batch=4)):
         assert np.array_equal(model.predict({"ct": volume()}, lambda _: None, execution).labels, scores[0].argmax(dim=0).numpy())
 
 

@@ -29,11 +29,12 @@ class Planted:
     """A model that holds some memory, needs what it is told to need, and fails where it is told to fail.
 
     options  fault     what happens in `predict`
-             spared    the fault is left out where the execution is at least so sparing: "batch", "host", "float16", "tile", "cpu"
+             spared    the fault is left out where the execution is at least so sparing: "batch", "host", "float16", "cpu"
              proved    the same faults, while the network runs its trial window
              dies_loading  true: the process does
              holds_mb  of ballast, for as long as it is loaded
-             needs_gb  on its device, by the same words; "" for any other execution
+             needs_gb  on its device, by the same words; "" for any other execution. A more sparing one always takes a little less,
+                       unless `alike` is true: then all take the same, as of a model that heeds none
     """
 
     def __init__(self, shelved: ShelvedCard, device: str) -> None:
@@ -52,7 +53,8 @@ class Planted:
         given = self._options.get("needs_gb", {})
         words = [word for word in given if word in self._sparing(execution)]
         device = given[words[-1]] if words else given.get("", 0)
-        return Need(device=int(device * GIB), host=math.prod(grids[self._reference].shape))
+        more = 0 if self._options.get("alike") else 4 - len(self._sparing(execution) & {"batch", "host", "float16"})
+        return Need(device=int(device * GIB) + more, host=math.prod(grids[self._reference].shape))
 
     def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
         """Fail, or label a block."""
@@ -72,7 +74,6 @@ class Planted:
             "host": execution.stitch == "host",
             "float16": execution.precision == "float16",
             "float32": execution.precision == "float32",
-            "tile": execution.tile,
             "cpu": self._device == "cpu",
         }
         return {word for word, holds in facts.items() if holds}

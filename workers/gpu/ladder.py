@@ -1,10 +1,10 @@
 """One prediction in the fastest way that the memory allows: a ladder of ways, each slower or coarser and smaller than the one before.
 
 On a CUDA device: several windows at once; one; their scores put together in the host's memory; half precision, where the
-hardware has it; piece by piece; then the processor, whole and piece by piece. On a processor: whole, piece by piece.
-A way is passed over when the model's own estimate says that it does not fit, even with every other model gone, and left when
-the memory runs out under it. What succeeded is recorded in the prediction, and after memory ran out tried first on the next
-series of that size.
+hardware has it; then the processor, which has no other way.
+A way is passed over when the model's own estimate says that it does not fit, even with every other model gone, or that it takes no
+less than one under which memory ran out; it is left when memory runs out under it. What succeeded is recorded in the prediction,
+and after memory ran out the next series of that size begin there: the first RESTS of them, then the best way is asked again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from workers.gpu import hardware, loaded, memory, watchdog
 
 log = journal.get("gpu")
 WINDOWS_AT_ONCE = 4
+RESTS, MOST_RESTS = 8, 64
+"""So many series of a size begin lower after memory ran out; twice as many each time that it runs out again, and at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +65,35 @@ class _Missed:
     never: bool = False
     ran: bool = False
 
+    def rules_out(self, rung: Rung, need: Need) -> bool:
+        """Tell whether another way would only repeat this one: by the model's own estimate it takes no less of the same memory."""
+        if not self.ran or self.need is None or rung.device != self.rung.device:
+            return False
+        return need.device >= self.need.device and need.host >= self.need.host
 
-_ways: dict[tuple[str, str, str, int], tuple[Rung, ...]] = {}
-"""By card digest, device, precision and size class: the rung that succeeded after another had failed, and those after it."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learned:
+    """The rung that succeeded after another had failed, and those after it.
+
+    left   how many series are still to begin there; at 0 the next one begins at the top
+    rests  how many there were
+    """
+
+    ways: tuple[Rung, ...]
+    left: int
+    rests: int
+
+
+_Key = tuple[str, str, str, int]
+_ways: dict[_Key, _Learned] = {}
+"""By card digest, device, precision and size class."""
 
 
 def rungs(device: str, precision: Precision, *, half: bool) -> tuple[Rung, ...]:
     """List the ways on a device, the best first. `half`: the hardware computes in half precision."""
     if device == "cpu":
-        return (Rung(name="plain", device="cpu", execution=PLAIN), Rung(name="tiles", device="cpu", execution=Execution(tile=True)))
+        return (Rung(name="plain", device="cpu", execution=PLAIN),)
     several = Execution(batch=WINDOWS_AT_ONCE, precision=precision)
     one = replace(several, batch=1)
     host = replace(one, stitch="host")
@@ -81,8 +103,7 @@ def rungs(device: str, precision: Precision, *, half: bool) -> tuple[Rung, ...]:
         Rung(name="one window", device=device, execution=one),
         Rung(name="host stitching", device=device, execution=host),
         Rung(name="half precision", device=device, execution=halved),
-        Rung(name="tiles", device=device, execution=replace(halved, tile=True)),
-        *(replace(rung, name=f"processor, {rung.name}") for rung in rungs("cpu", "float32", half=False)),
+        Rung(name="processor", device="cpu", execution=PLAIN),
     ]
     return _different(ways)
 
@@ -113,11 +134,10 @@ def _climb(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str, pol
     learned = False
     while todo:
         rung = todo.pop(0)
-        outcome = _try(shelved, volumes, rung, policy)
+        outcome = _try(shelved, volumes, rung, (policy, missed))
         if isinstance(outcome, Prediction):
             # What was only passed over costs nothing to ask again, and other memory may be free then; nor is a GPU left for good.
-            if learned and rung.device == device:
-                _ways[key] = (rung, *todo)
+            _learn(key, (rung, *todo) if learned and rung.device == device else (), policy)
             return replace(outcome, variant={**outcome.variant, "way": rung.name})
         if isinstance(outcome, Broken):
             if rung.execution.precision == "float32":
@@ -133,14 +153,29 @@ def _climb(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str, pol
     raise _refusal(shelved, grids, device, missed)
 
 
-def _start(key: tuple[str, str, str, int], policy: Policy) -> tuple[Rung, ...]:
+def _start(key: _Key, policy: Policy) -> tuple[Rung, ...]:
     """Give the rungs to try: from the one that did last time, or higher on a later attempt, yet no coarser and no slower for that."""
-    device = key[1]
-    ways = _ways.get(key) or rungs(device, hardware.precision(device, policy.precision), half=hardware.has_half(device))
+    device, learned = key[1], _ways.get(key)
+    if learned is not None and learned.left > 0:
+        ways = learned.ways
+    else:
+        ways = rungs(device, hardware.precision(device, policy.precision), half=hardware.has_half(device))
     skip = 0
     while skip < policy.attempt - 1 and skip + 1 < len(ways) and _as_good(ways[skip + 1], ways[0]):
         skip += 1
     return ways[skip:]
+
+
+def _learn(key: _Key, ways: tuple[Rung, ...], policy: Policy) -> None:
+    """Remember where the next series of this size begin. `ways`: what did after memory had run out; none: what was tried did at once."""
+    known = _ways.get(key)
+    if ways:
+        rests = RESTS if known is None else min(MOST_RESTS, known.rests * (1 if known.left else 2))
+        _ways[key] = _Learned(ways=ways, left=rests, rests=rests)
+    elif known is not None and known.left:
+        _ways[key] = replace(known, left=known.left - 1)
+    elif policy.attempt == 1:  # the top does again
+        _ways.pop(key, None)
 
 
 def _as_good(rung: Rung, first: Rung) -> bool:
@@ -154,13 +189,18 @@ def _full(rung: Rung) -> Rung:
     return replace(rung, name=f"{rung.name}, full precision", execution=replace(rung.execution, precision="float32"))
 
 
-def _try(shelved: ShelvedCard, volumes: Mapping[str, Volume], rung: Rung, policy: Policy) -> Prediction | Broken | _Missed:
+def _try(
+    shelved: ShelvedCard, volumes: Mapping[str, Volume], rung: Rung, so_far: tuple[Policy, Sequence[_Missed]]
+) -> Prediction | Broken | _Missed:
     """Run one way; whatever it left on the device is given back before another is tried."""
+    policy, missed = so_far
     need: Need | None = None
     failure: Exception
     try:
         model = _loaded(shelved, rung.device, policy)
         need = model.need({role: volume.grid for role, volume in volumes.items()}, rung.execution)
+        if any(entry.rules_out(rung, need) for entry in missed):
+            return _Missed(rung=rung, need=need)
         if not _made_room(shelved, rung.device, need):
             return _Missed(rung=rung, need=need, never=not memory.whole(rung.device).holds(need, rung.device))
         return model.predict(volumes, policy.progress, rung.execution)

@@ -169,7 +169,7 @@ class Bundle:
         model = source * math.prod(factors)
         window = math.prod(inferring.window(made.inferer, facts.shape))
         scores = 0 if self._setup.card.output.kind == "scores" else int(8 * (made.returned(facts.outputs) * source + facts.outputs * model))
-        run = execution.batch * (self._window_bytes + 4 * window * (facts.inputs + facts.outputs))
+        run = execution.batch * int(execution.activations * self._window_bytes + 4 * window * (facts.inputs + facts.outputs))
         images_bytes = int(4 * facts.inputs * (source + 2 * model))
         if execution.stitch == "host":
             return Need(device=run, host=scores + images_bytes)
@@ -227,7 +227,8 @@ class Bundle:
         return {
             **network.facts("monai-bundle"),
             "device": torch.device(self._setup.device).type,
-            **replace(execution, tile=False).facts(),
+            **execution.facts(),
+            "scores": "whole",
             "bundle": f"{facts.name} {facts.version}".strip(),
             "windows": "MONAI's" if self._by_monai else "ours",
             "inverse": "ours" if self._setup.chain.own else "the bundle's",

@@ -57,7 +57,7 @@ def run(inferer: Any, image: torch.Tensor, network: Forward, execution: Executio
     """
     planned = layout(inferer, image.shape[1:])
     if planned is not None:
-        return windows.scores(network, image, planned, replace(execution, tile=False), progress)
+        return windows.scores(network, image, planned, execution, progress)
     if not windows.has(execution.precision, image.device.type):
         raise ValueError(f"{execution.precision} is not to be had on this machine's {image.device.type}")
     if isinstance(inferer, SlidingWindowInferer):

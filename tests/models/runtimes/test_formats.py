@@ -72,7 +72,7 @@ def test_labels_are_those_of_the_format_s_own_library(tmp_path: Path, name: str)
     assert all(np.count_nonzero(wanted == label) > 500 for label in range(3))
     model = registry.load(shelve(tmp_path, format_name, files, OPTIONS, OUTPUT), "cpu")
     volume = Volume(array=noise(), grid=grid("axial", SHAPE), unit="1", modality="MR")
-    for execution in (Execution(), Execution(batch=3, tile=True)):
+    for execution in (Execution(), Execution(batch=3)):
         prediction = model.predict({"ct": volume}, lambda _: None, execution)
         assert np.array_equal(prediction.labels, wanted)
         levels = 255 * torch.softmax(scores[0], dim=0)[1].numpy()

@@ -139,7 +139,7 @@ def test_batch_and_stitching_change_no_label(tmp_path: Path) -> None:
     volume, _ = scene(grid("axial", SHAPE, SPACING_MM))
     shelved = bundles.card(bundles.write(tmp_path))
     plain = predict(shelved, volume)
-    other = predict(shelved, volume, execution=Execution(batch=4, stitch="host", tile=True))
+    other = predict(shelved, volume, execution=Execution(batch=4, stitch="host"))
     assert np.array_equal(plain.labels, other.labels)
     assert {"batch": "4", "stitch": "host", "precision": "float32"}.items() <= other.variant.items()
     assert plain.variant["bundle"] == "Lines 0.3.1"

@@ -113,7 +113,7 @@ def test_every_label_is_that_of_its_own_predictor(tmp_path: Path, name: str) -> 
     assert told[-1] == 1.0
 
 
-@pytest.mark.parametrize("execution", [Execution(stitch="host"), Execution(tile=True), Execution(batch=3)], ids=["host", "tile", "batch"])
+@pytest.mark.parametrize("execution", [Execution(stitch="host"), Execution(batch=3)], ids=["host", "batch"])
 def test_how_it_is_run_changes_no_label(tmp_path: Path, execution: Execution) -> None:
     """Stitching on the host, tiles and batches give the same labels, and the prediction says how it was run."""
     training, of = CASES["3-D, two folds, mirrored"]
@@ -124,7 +124,7 @@ def test_how_it_is_run_changes_no_label(tmp_path: Path, execution: Execution) ->
     assert np.array_equal(plain.labels, other.labels)
     assert other.variant["batch"] == str(execution.batch)
     assert other.variant["stitch"] == execution.stitch
-    assert (other.variant["runtime"], other.variant["tile"]) == ("nnunet", "yes")
+    assert (other.variant["runtime"], other.variant["scores"]) == ("nnunet", "in slabs")
     need = model.need({"ct": of}, execution)
     assert need.device > 0
     assert need.host > 4 * array.size

@@ -79,7 +79,7 @@ def test_the_execution_changes_no_voxel(tmp_path: Path, name: str) -> None:
     volume, _ = scene(grid(name, SHAPE, SPACING_MM))
     model = registry.load(lines(tmp_path), "cpu")
     plain = model.predict({"ct": volume}, lambda _: None)
-    for execution in (Execution(tile=True), Execution(batch=4, stitch="host", tile=True), Execution(batch=3)):
+    for execution in (Execution(batch=4, stitch="host"), Execution(batch=3)):
         other = model.predict({"ct": volume}, lambda _: None, execution)
         assert np.array_equal(plain.labels, other.labels)
         assert np.array_equal(plain.instances, other.instances)

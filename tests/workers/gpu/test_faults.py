@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -101,7 +102,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(runtimes, "__path__", [*runtimes.__path__, str(planted.PLACE)])
     models = tmp_path / "models"
     planted.put(models, "good")
-    planted.put(models, "memory", fault="memory", spared="tile")
+    planted.put(models, "memory", fault="memory", spared="never")
     planted.put(models, "nan", fault="nan")
     planted.put(models, "hang", fault="hang")
     planted.put(models, "crash", fault="crash")
@@ -125,12 +126,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.mark.timeout(1200)
 def test_every_planted_fault_ends_as_it_should_and_the_next_study_runs(site: Site, tmp_path: Path) -> None:
-    """No memory: a sparser way, recorded. NaN, hang, crash, broken device: tried again twice, then FAILED with the reason."""
+    """No memory on any way, NaN, hang, crash, broken device: tried again twice, then FAILED with the reason."""
     phantoms.thorax(tmp_path / "first")
     by_model = site.analyse(tmp_path / "first", "memory", *TOLD)
-    spared = site.wait(by_model["memory"])
-    assert spared.state is JobState.QUEUED
-    assert site.variant(spared)["way"] == "tiles"
+    short = site.wait(by_model["memory"])
+    assert (short.state, short.attempt) == (JobState.FAILED, 3)
+    assert re.search(
+        r"the memory does not suffice for memory on this series \([0-9 x]+ voxels\): at the least .* is needed", str(short.reason)
+    )
     for model, told in TOLD.items():
         job = site.wait(by_model[model])
         assert (job.state, job.reason) == (JobState.FAILED, f"{told} (gave up after 3 attempts of infer)")
