@@ -75,15 +75,17 @@ class SegmentMeasures:
     axes: Diameters | None = None
 
 
-def measure(prediction: Prediction, volume: Volume, card: Card) -> tuple[SegmentMeasures, ...]:
+def measure(prediction: Prediction, volume: Volume, card: Card, labelled: runs.Covers | None = None) -> tuple[SegmentMeasures, ...]:
     """Measure every non-empty segment: organs in the card's order, then findings by number.
+
+    labelled  what the labels cover, where it is known already
 
     Raises ValueError where the volume is not on the prediction's grid, or where the prediction has instances and a finding
     has no voxel in them. Without instances a finding's box is all that is known of it.
     """
     if not volume.array.shape == prediction.labels.shape == prediction.grid.shape:
         raise ValueError("the volume and the prediction are not on one grid")
-    labelled = runs.covers(prediction.labels)
+    labelled = runs.covers(prediction.labels) if labelled is None else labelled
     measured = []
     for label in card.output.labels:
         own = prediction.masks.get(label.index)

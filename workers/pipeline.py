@@ -6,6 +6,7 @@ the messages that should follow. It calls `guard` before every durable write: a 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,11 @@ def make_warm(settings: Settings, queue: str) -> None:
         gpu.warm_up(known_cards(settings).values(), _home(settings), settings.workers.memory_budget_gb, settings.data_dir / "run")
     elif queue == "cpu":
         from workers import load, results  # noqa: F401, PLC0415
+
+        # A study's headers are hundreds of thousands of objects, and a collector that is called by their number would look at
+        # all that was imported each time.
+        gc.collect()
+        gc.freeze()
 
 
 def prepare(context: Context, claim: jobs.Claim, guard: Guard) -> Following:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,11 @@ class Cover(NamedTuple):
     columns: tuple[int, int]
 
 
-def covers(array: Numbers | None) -> dict[int, dict[int, Cover]]:
+Covers = Mapping[int, Mapping[int, Cover]]
+"""By value and slice."""
+
+
+def covers(array: Numbers | None) -> dict[int, Mapping[int, Cover]]:
     """Give, by value besides 0, what it covers of each slice (z, y, x) that holds it, by slice: 40 ms for a CT of 79 million pixels.
 
     Example: a slice of 2 x 4 pixels, 0 0 7 7 over 7 0 0 0: the runs of 7 are one of 3 pixels and go over the row's end;
@@ -43,4 +48,4 @@ def covers(array: Numbers | None) -> dict[int, dict[int, Cover]]:
         pixels = np.add.reduceat(lasts - firsts + 1, begins).tolist()
         for value, count, y0, x0, y1, x1 in zip(values[begins].tolist(), pixels, *lows, *highs, strict=True):
             found.setdefault(value, {})[index] = Cover(index, count, (y0, y1), (x0, x1))
-    return found
+    return dict(found)

@@ -21,6 +21,7 @@ from workers.results.identity import profile_digest
 from workers.results.request import ComposedObject, ComposeRequest, Draft, FailureRequest
 from workers.results.segments import plan
 from workers.results.sources import readable, usable
+from workers.runs import Covers, covers
 
 __all__ = ["ComposeRequest", "Composed", "ComposedObject", "FailureRequest", "compose", "compose_failure", "measures", "profile_digest"]
 
@@ -43,9 +44,9 @@ class Composed(NamedTuple):
     summary: str
 
 
-def measures(request: ComposeRequest) -> tuple[SegmentMeasures, ...]:
+def measures(request: ComposeRequest, labelled: Covers | None = None) -> tuple[SegmentMeasures, ...]:
     """Measure what is marked; of one analysis the same in every profile."""
-    return tuple(measure(request.prediction, request.volume, request.card.card))
+    return tuple(measure(request.prediction, request.volume, request.card.card, labelled))
 
 
 def compose(request: ComposeRequest, measured: Sequence[SegmentMeasures] | None = None) -> Composed:
@@ -62,8 +63,9 @@ def compose(request: ComposeRequest, measured: Sequence[SegmentMeasures] | None 
 
 
 def _composed(request: ComposeRequest, measured: Sequence[SegmentMeasures] | None) -> Composed:
-    segments = arranged(request, plan(request))
-    by_key = {entry.key: entry for entry in (measures(request) if measured is None else measured)}
+    labelled = covers(request.prediction.labels)
+    segments = arranged(request, plan(request, labelled))
+    by_key = {entry.key: entry for entry in (measures(request, labelled) if measured is None else measured)}
     draft = Draft(request=request, measured=tuple((segment, by_key[segment.key]) for segment in segments))
     objects = []
     for kind in ORDER:

@@ -135,6 +135,8 @@ def _encloses(points: NDArray[np.float64], mask: Mask) -> bool:
     filled = _filled(points, mask.shape)
     if filled is None or not filled.any() or not mask.any():
         return False
+    there = _around(filled | mask)
+    filled, mask = filled[there], mask[there]
     parts, _ = ndimage.label(mask)
     sizes = np.bincount(parts.ravel())[1:]
     inside = np.unique(parts[filled & mask])  # islands in its holes too
@@ -142,6 +144,12 @@ def _encloses(points: NDArray[np.float64], mask: Mask) -> bool:
         return False
     largest = inside[sizes[inside - 1].argmax()]
     return bool(np.array_equal(filled, ndimage.binary_fill_holes(parts == largest)))
+
+
+def _around(mask: Mask) -> tuple[slice, slice]:
+    """Give the rows and columns on which a mask is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _filled(points: NDArray[np.float64], shape: tuple[int, ...]) -> Mask | None:

@@ -15,7 +15,7 @@ from models.vocabulary import Finding
 from node.errors import Refused
 from workers.results.identity import tracking_uid
 from workers.results.request import ComposeRequest
-from workers.runs import Cover, covers
+from workers.runs import Cover, Covers, covers
 
 Mask = NDArray[np.bool_]
 ALL = slice(None)
@@ -60,15 +60,16 @@ class Segment:
         return ("organ", self.part.index) if self.finding is None else ("finding", self.finding.number)
 
 
-def plan(request: ComposeRequest) -> tuple[Segment, ...]:
+def plan(request: ComposeRequest, labelled: Covers | None = None) -> tuple[Segment, ...]:
     """Give the segments of a prediction, all as if in one SEG; empty where nothing was marked.
 
+    labelled  what the prediction's labels cover, where it is known already
     Raises Refused for a prediction that its card does not explain.
     """
     card, prediction = request.card.card, request.prediction
-    organs, lesions = covers(prediction.labels), covers(prediction.instances)
-    _explained(request, organs, lesions)
-    organs |= {index: covers(voxels.view(np.uint8)).get(1, {}) for index, voxels in prediction.masks.items()}
+    present, lesions = covers(prediction.labels) if labelled is None else labelled, covers(prediction.instances)
+    _explained(request, present, lesions)
+    organs = {**present} | {index: covers(voxels.view(np.uint8)).get(1, {}) for index, voxels in prediction.masks.items()}
     rows: list[tuple[LabelPart, Finding | None, str, Mapping[int, Cover]]] = [
         (part, None, part.label, organs[part.index]) for part in card.output.labels if part.kind == "organ" and organs.get(part.index)
     ]
