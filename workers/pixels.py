@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +63,7 @@ _CODECS = {
     HTJ2K: "jpeg2k_decode",
 }
 
+THREADS = min(4, os.cpu_count() or 1)
 UNDEFINED = 0xFFFFFFFF  # a length that is not told
 AIR_HU = -1024  # what lies outside a CT's field of view is given as air
 HIGHEST_TISSUE_HU = 3071  # above it a padding value cannot be taken for tissue
@@ -242,22 +245,31 @@ def decode(frames: Sequence[Located]) -> Stack:
     of_file: dict[Path, list[int]] = {}
     for index, frame in enumerate(frames):
         of_file.setdefault(frame.path, []).append(index)
-    for path, indices in of_file.items():
-        native = _native(frames[indices[0]])
-        dataset = read(path, pixels=True) if native is None else frames[indices[0]].header
-        for index in indices:
-            try:
-                with quiet():
-                    values = stored_values(dataset, frames[index].number or 1, native)
-            except UNREADABLE:
-                raise Refused("An image's pixel data cannot be decoded; the file is damaged or its compression is not known.") from None
+
+    def fill(path: Path) -> None:
+        for index, values in _stored(path, [(index, frames[index]) for index in of_file[path]]):
             outside[index] = _calibrate(values, rules[index], stack[index])
+
+    # Decoders and copies let other threads run; warnings are one filter for all threads, so it is set around them.
+    with quiet(), ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(fill, of_file))
     if first.Modality == "CT":
         _fill_with_air(stack, rules, outside)
     else:
         _fill_with_darkest(stack, outside, inverted=first.PhotometricInterpretation == "MONOCHROME1")
     checked: Stack = stack
     return checked
+
+
+def _stored(path: Path, frames: Sequence[tuple[int, Located]]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Give the stored values of a file's frames, each with its number; raises Refused."""
+    native = _native(frames[0][1])
+    dataset = read(path, pixels=True) if native is None else frames[0][1].header
+    for index, frame in frames:
+        try:
+            yield index, stored_values(dataset, frame.number or 1, native)
+        except UNREADABLE:
+            raise Refused("An image's pixel data cannot be decoded; the file is damaged or its compression is not known.") from None
 
 
 def _native(frame: Located) -> bytes | None:
