@@ -186,6 +186,7 @@ class Prediction:
                    does not occur in `labels`
     scores         what is said of the input as a whole
     probabilities  card index -> uint8 (z, y, x) in steps of 1/255, where the model gives them
+    remarks        what a reader must know of the input: sentences in ASCII, without a word of the patient's
     variant        what made it: device, precision, batch, runtime and their versions
     """
 
@@ -196,6 +197,7 @@ class Prediction:
     masks: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
     scores: tuple[Score, ...] = ()
     probabilities: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     variant: Mapping[str, str] = field(default_factory=dict)
 
 

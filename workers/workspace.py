@@ -125,6 +125,7 @@ def save_prediction(place: Shelf, prediction: Prediction) -> None:
         "grid": asdict(prediction.grid),
         "findings": [asdict(finding) for finding in prediction.findings],
         "scores": [asdict(score) for score in prediction.scores],
+        "remarks": list(prediction.remarks),
         "variant": dict(prediction.variant),
     }
     place.save("prediction", arrays, facts)
@@ -151,6 +152,7 @@ def load_prediction(place: Shelf) -> Prediction:
         masks=_by_index(arrays, "mask-"),
         scores=tuple(Score(**entry) for entry in facts["scores"]),
         probabilities=_by_index(arrays, "probability-"),
+        remarks=tuple(facts.get("remarks", ())),
         variant=facts["variant"],
     )
 

@@ -12,9 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models import registry
-from models.answers import segmenter
 from models.card import Card, ShelvedCard
-from models.chest import candidates, lungfield, nodules
+from models.chest import candidates, guard, lungfield, nodules
 from models.chest.patchnet import PatchNet
 from models.execution import PLAIN, Execution, Need
 from models.grids import inverse, transforms, windows
@@ -61,22 +60,6 @@ class Lungs(_Part):
     reach_mm: float = Field(gt=0, le=15)
 
 
-class Guard(_Part):
-    """What a chest must show; less makes the series unfit.
-
-    least_ml, least_height_mm  of each lung
-    least_aerated              share of the coarse network's lungs that is air
-    least_sure                 mean probability in the coarse network's lungs
-    densest_hu                 highest median in the lungs
-    """
-
-    least_ml: float = Field(ge=0)
-    least_height_mm: float = Field(ge=0)
-    least_aerated: float = Field(ge=0, le=1)
-    least_sure: float = Field(ge=0, le=1)
-    densest_hu: float
-
-
 class Nodules(_Part):
     """The patch network (file `nodules`) and when a candidate is a finding (models.chest.nodules.Rule)."""
 
@@ -100,7 +83,7 @@ class Options(_Part):
     orientation: Literal["SPL"]
     spacing_mm: float = Field(gt=0.5, le=2)
     lungs: Lungs
-    guard: Guard
+    guard: guard.Guard
     nodules: Nodules
 
 
@@ -185,21 +168,23 @@ class LungNodules:
             edge = lungfield.Edge(air_hu=options.lungs.air_hu, reach_mm=options.lungs.reach_mm)
             field = lungfield.draw(hu, shares.cpu(), (coarse, fine), edge)
             progress(0.25)
+            guard.lungs(field, hu, options.spacing_mm, options.guard)
             labels = self._labels(field, fine)
-            self._judge(field, hu, labels, volume.grid)
             progress(0.35)
             inside = candidates.hull(field.mask, options.spacing_mm)
             found = candidates.find(hu, inside, options.spacing_mm, options.nodules.limit)
             judged = nodules.judge(self._patches, tensor, found.voxels, options.nodules.rule, lambda part: progress(0.4 + 0.55 * part))
             instances, findings = nodules.place(judged, fine, labels, options.nodules.rule)
+            remarks = guard.unseen(field, hu, options.spacing_mm)
         progress(1.0)
         variant = network.variant("lung-nodules", self._coarse, execution)
-        return Prediction(grid=volume.grid, labels=labels, instances=instances, findings=findings, variant=variant)
+        return Prediction(grid=volume.grid, labels=labels, instances=instances, findings=findings, remarks=remarks, variant=variant)
 
     def _shares(self, volume: Volume, plan: transforms.Resampling, execution: Execution, progress: Progress) -> torch.Tensor:
         """Run the coarse network over the scan: (none, left, right) as one softmax on its grid."""
         lungs = self._options.lungs
         tensor = transforms.to_model(volume.array, plan, str(next(self._coarse.parameters()).device))
+        guard.values(tensor)
         tensor = ((tensor - lungs.intensity.low) / (lungs.intensity.high - lungs.intensity.low)).clamp_(0, 1)
         return torch.softmax(windows.scores(self._coarse, tensor[None], self._layout(plan), execution, progress), dim=0)
 
@@ -209,26 +194,6 @@ class LungNodules:
     def _labels(self, field: lungfield.Field, fine: transforms.Resampling) -> nodules.Labels:
         stacked = torch.from_numpy(np.stack([field.border, field.leftness]))
         return inverse.labels_to_source(stacked, fine, lungfield.side(self._options.lungs.left, self._options.lungs.right))
-
-    def _judge(self, field: lungfield.Field, hu: lungfield.Floats, labels: nodules.Labels, grid: Grid) -> None:
-        """Refuse what is no chest with two lungs; raises Unfit with what was seen."""
-        guard, lungs = self._options.guard, self._options.lungs
-        segmenter.require(labels, grid, self._card, {lungs.left: guard.least_ml, lungs.right: guard.least_ml})
-        for index, which in ((lungs.left, field.leftness > 0), (lungs.right, field.leftness <= 0)):
-            planes = (field.mask & which).sum(axis=(1, 2)) * self._options.spacing_mm**2 > 100
-            height = float(planes.sum()) * self._options.spacing_mm
-            if height < guard.least_height_mm:
-                name, least = self._card.label(index).label, guard.least_height_mm
-                raise Unfit(f"{name}: only {height:.0f} mm of its height are shown; {least:.0f} mm are needed.")
-        if field.aerated < guard.least_aerated:
-            raise Unfit(f"Only {100 * field.aerated:.0f} % of what looks like lungs is air: this is not a chest this model can judge.")
-        if field.sure < guard.least_sure:
-            raise Unfit("The lungs could not be told from what surrounds them with enough certainty.")
-        median = float(np.median(hu[field.mask]))
-        if median > guard.densest_hu:
-            raise Unfit(
-                f"The lungs' median is {median:.0f} HU, denser than {guard.densest_hu:.0f}: the values or the lungs are not as expected."
-            )
 
 
 @contextmanager

@@ -58,6 +58,7 @@ def prediction() -> Prediction:
         labels=np.arange(24, dtype=np.uint8).reshape(GRID.shape),
         instances=instances,
         findings=(finding,),
+        remarks=("The left lung is cut off below.",),
         variant={"device": "cpu"},
     )
 

@@ -169,6 +169,7 @@ def facts(draft: Draft) -> list[str]:
     """Say what was analysed by what, and what it replaces."""
     request = draft.request
     lines = [f"{wording.model_words(request)}: {wording.analysed(request)}."]
+    lines += [ascii_only(remark) for remark in request.prediction.remarks]
     if replaced := wording.replacing(request):
         lines.append(replaced)
     return lines

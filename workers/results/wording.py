@@ -107,6 +107,7 @@ def statement(request: ComposeRequest, segments: tuple[Segment, ...]) -> str:
         sentences.append(f"{', '.join(organs)}.")
     elif not card.finds:
         sentences.append("Nothing was segmented.")
+    sentences += request.prediction.remarks
     if replaced := replacing(request):
         sentences.append(replaced)
     return ascii_only(" ".join([*sentences, NOT_VERIFIED]))

@@ -249,10 +249,22 @@ def _nifti(path: Path) -> Volume:
     return Volume(array=np.rint(array).astype(np.int16), grid=grid, unit="HU", modality="CT")
 
 
-def test_a_real_abdomen_is_declined() -> None:
-    """A patient's abdomen with bowel gas and a table shows no lungs to judge."""
-    with pytest.raises(Unfit):
-        _model().predict({"ct": _nifti(shared("data/abdomen_ct_totalseg/example_ct.nii.gz"))}, lambda _share: None)
+def test_a_chest_cut_off_below_says_so() -> None:
+    """The upper two thirds of a chest are judged, and the result says of each lung that it goes on below; the whole is not cut there."""
+    scan, whole = _predicted()
+    assert not any("below" in remark for remark in whole.remarks)
+    begin = scan.volume.array.shape[0] // 3
+    upper = np.ascontiguousarray(scan.volume.array[begin:])
+    grid = replace(scan.volume.grid, shape=(len(upper), *scan.volume.grid.shape[1:]))
+    remarks = _model().predict({"ct": replace(scan.volume, array=upper, grid=grid)}, lambda _share: None).remarks
+    assert [remark.split(" below")[0] for remark in remarks] == [f"The {side} lung is cut off" for side in ("left", "right")]
+
+
+@pytest.mark.parametrize("name", ["example_ct", "example_ct_sm"])
+def test_a_real_abdomen_is_declined(name: str) -> None:
+    """A patient's abdomen with bowel gas and a table shows no lungs to judge, or too little of them."""
+    with pytest.raises(Unfit, match="No lungs were found"):
+        _model().predict({"ct": _nifti(shared(f"data/abdomen_ct_totalseg/{name}.nii.gz"))}, lambda _share: None)
 
 
 def test_a_real_chest_has_its_lungs_on_their_sides() -> None:

@@ -26,7 +26,7 @@ from tests.servers import require
 from tests.workers.results import scans
 from tests.workers.results.scans import Scan
 from workers.measure import measure
-from workers.results import ComposeRequest, capture, check_sc, compose, header, pages, tables
+from workers.results import ComposeRequest, capture, check_sc, compose, header, pages, tables, wording
 from workers.results.request import Draft
 from workers.results.segments import plan
 
@@ -385,3 +385,12 @@ def test_other_readers_find_no_fault_and_the_same_picture(form: str, tmp_path: P
         assert {line for line in (done.stdout + done.stderr).splitlines() if line} <= {"SCImage", LATERALITY}
         subprocess.run([require("dcm2pnm"), "+op", str(path), str(picture)], capture_output=True, check=True)
         assert np.array_equal(np.asarray(Image.open(picture)), dataset.pixel_array)
+
+
+def test_what_the_model_remarks_stands_on_the_page_and_in_the_summary() -> None:
+    """A lung that is cut off is said beside what was found, before the words that nobody has verified it."""
+    request = textured()
+    remark = "The left lung is cut off below; what lies beyond was not seen."
+    told = draft(replace(request, prediction=replace(request.prediction, remarks=(remark,))))
+    assert remark in tables.facts(told)
+    assert wording.statement(told.request, told.segments).endswith(f"{remark} {wording.NOT_VERIFIED}")

@@ -1,0 +1,126 @@
+"""What no chest is, and what of one is not shown: on lungs by formula, and on drawn scans whose values are spoiled."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from models.chest import guard
+from models.chest.guard import Guard
+from models.chest.lungfield import Field
+from models.starter.chest_ct import generator
+from models.vocabulary import Unfit
+
+SPACING_MM = 4.0
+LIMITS = Guard(least_ml=300, least_height_mm=90, least_aerated=0.6, least_sure=0.8, densest_hu=-450)
+WHOLE = (slice(None),) * 3
+
+
+def chest(part: tuple[slice, slice, slice] = WHOLE, *, right: float = 1.0, circle: bool = False) -> tuple[Field, NDArray[np.float32]]:
+    """Give two ellipsoids of lung in a body of tissue in air, cut to a part; LPS grows with the indices, so left is at high x.
+
+    right scales the right lung's axes; circle puts air outside a round field of view that ends in both lungs.
+    """
+    z, y, x = np.meshgrid(*(np.arange(count) * SPACING_MM for count in (80, 70, 100)), indexing="ij")
+    z, y, x = z - 160, y - 140, x - 200
+    body = (x / 185) ** 2 + (y / 120) ** 2 < 1
+    left = ((x - 85) / 60) ** 2 + (y / 80) ** 2 + (z / 130) ** 2 < 1
+    other = ((x + 85) / 60) ** 2 + (y / 80) ** 2 + (z / 130) ** 2 < right**2
+    hu = np.where(body, 40.0, -1000.0)
+    mask = left | other
+    hu[mask] = -850
+    if circle:
+        beyond = np.hypot(x, y) > 110
+        hu[beyond], mask = -1024, mask & ~beyond
+    leftness = np.sign(x)
+    border = np.where(mask, 1.0, -1.0)
+    field = Field(
+        mask=mask[part], border=border[part].astype(np.float32), leftness=leftness[part].astype(np.float32), aerated=1.0, sure=1.0
+    )
+    return field, hu[part].astype(np.float32)
+
+
+CUTS: dict[str, tuple[tuple[slice, slice, slice], tuple[str, ...]]] = {
+    "below": ((slice(20, None), slice(None), slice(None)), ("left lung is cut off below;", "right lung is cut off below;")),
+    "above": ((slice(0, 60), slice(None), slice(None)), ("left lung is cut off above;", "right lung is cut off above;")),
+    "in front": ((slice(None), slice(25, None), slice(None)), ("left lung is cut off in front;", "right lung is cut off in front;")),
+    "at the back": ((slice(None), slice(0, 45), slice(None)), ("left lung is cut off at the back;", "right lung is cut off at the back;")),
+    "on the right": ((slice(None), slice(None), slice(22, None)), ("right lung is cut off on the right;",)),
+    "on the left": ((slice(None), slice(None), slice(0, 78)), ("left lung is cut off on the left;",)),
+    "twice": (
+        (slice(20, None), slice(None), slice(0, 78)),
+        ("left lung is cut off below and on the left;", "right lung is cut off below;"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_what_is_cut_off_is_said_by_lung_and_side(name: str) -> None:
+    """A part of the formula's chest says which lung ends where, and nothing of the other."""
+    part, words = CUTS[name]
+    said = guard.unseen(*chest(part), SPACING_MM)
+    assert len(said) == len(words)
+    for sentence, expected in zip(said, words, strict=True):
+        assert expected in sentence
+        assert sentence.isascii()
+
+
+def test_a_whole_chest_says_nothing_and_a_round_field_of_view_is_noticed() -> None:
+    """Lungs with wall around them are whole; those that a circle of air ends are cut."""
+    assert guard.unseen(*chest(), SPACING_MM) == ()
+    said = guard.unseen(*chest(circle=True), SPACING_MM)
+    assert [sentence.split(" is ")[0] for sentence in said] == ["The left lung", "The right lung"]
+    assert all("round field of view" in sentence for sentence in said)
+
+
+def test_a_lung_that_is_missing_is_named_and_none_is_no_chest() -> None:
+    """A right lung of a tenth is called right; the mirrored scan's is called left; both gone are no chest."""
+    field, hu = chest(right=0.4)
+    with pytest.raises(Unfit, match=r"Right lung: only 1\d\d ml"):
+        guard.lungs(field, hu, SPACING_MM, LIMITS)
+    swapped = Field(mask=field.mask, border=field.border, leftness=-field.leftness, aerated=1.0, sure=1.0)
+    with pytest.raises(Unfit, match=r"Left lung: only 1\d\d ml"):
+        guard.lungs(swapped, hu, SPACING_MM, LIMITS)
+    none = Field(mask=np.zeros_like(field.mask), border=field.border, leftness=field.leftness, aerated=0.0, sure=0.0)
+    with pytest.raises(Unfit, match="No lungs were found"):
+        guard.lungs(none, hu, SPACING_MM, LIMITS)
+    guard.lungs(*chest(), SPACING_MM, LIMITS)
+
+
+@pytest.mark.parametrize("median", [-1000, -400])
+def test_lungs_of_no_lungs_density_are_declined(median: float) -> None:
+    """Lungs as thin as air itself, or as dense as fluid, say that values or lungs are not as expected."""
+    field, hu = chest()
+    hu[field.mask] = median
+    with pytest.raises(Unfit, match=f"median is {median} HU"):
+        guard.lungs(field, hu, SPACING_MM, LIMITS)
+
+
+@cache
+def drawn() -> NDArray[np.int32]:
+    """Give a drawn thorax."""
+    return np.asarray(generator.draw(3, (4.0, 3.0, 3.0), nodules=(0, 0)).volume.array, dtype=np.int32)
+
+
+SPOILED: dict[str, tuple[Any, str]] = {
+    "all zero": (lambda hu: 0 * hu, "empty"),
+    "all air": (lambda hu: 0 * hu - 1024, "empty"),
+    "upside down": (lambda hu: -hu, "dense as bone.*inverted"),
+    "stored values without intercept": (lambda hu: hu + 1024, "dense as bone"),
+    "intercept twice": (lambda hu: hu - 1024, "density of tissue"),
+    "as displayed in 8 bits": (lambda hu: np.clip((hu + 1000) // 6, 0, 255), "density of air"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_values_that_are_no_hounsfield_units_are_told_from_those_that_are(name: str) -> None:
+    """Each way of spoiling is declined with what was seen; the scan itself passes."""
+    spoil, words = SPOILED[name]
+    guard.values(torch.from_numpy(drawn().astype(np.float32)))
+    with pytest.raises(Unfit, match=words):
+        guard.values(torch.from_numpy(np.asarray(spoil(drawn()), dtype=np.float32)))
