@@ -21,8 +21,17 @@ def load(shelved: ShelvedCard, device: str) -> Model:
     The runtime is the module of models/runtimes named after the format; it imports torch, so it is imported here and
     never at this module's import (a worker's parent process forks).
     """
-    model: Model = importlib.import_module(runtime_of(shelved)).load(shelved, device)
+    runtime = importlib.import_module(runtime_of(shelved))
+    _in_full_precision()
+    model: Model = runtime.load(shelved, device)
     return model
+
+
+def _in_full_precision() -> None:
+    """Keep float32 what it says: on newer GPUs torch lets cuDNN round it to TF32, 10 bits, unless told. For the whole process."""
+    import torch  # noqa: PLC0415 -- a runtime has imported it by now
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def weights(shelved: ShelvedCard, names: tuple[str, ...]) -> Mapping[str, bytes]:

@@ -157,9 +157,11 @@ def _job_stage(stage: Stage, job_id: str) -> None:
         try:
             following = pipeline.STAGES[stage](context, claim, beat.check)
         except Exception as error:  # noqa: BLE001 -- the process edge: every error becomes a state
-            _settle(context, claim, error)
-            if isinstance(error, gpu.Poisoned):
-                gpu.leave(gpu.POISONED, error.reason)
+            try:
+                _settle(context, claim, error)
+            finally:
+                if isinstance(error, gpu.Poisoned):  # whatever the ledger says: on this device nothing works any more
+                    gpu.leave(gpu.POISONED, error.reason)
             return
     log.info("stage.ended", fence=claim.fence)
     for next_stage, ident in following:
@@ -173,6 +175,7 @@ def _mode_now(context: pipeline.Context, job: Job) -> Mode:
 
 def _settle(context: pipeline.Context, claim: jobs.Claim, error: Exception) -> None:
     """Write an error as the job's next state. Refused: declined; passing: again later; ours: failed."""
+    error = _time_limit(error) or error
     ledger, reason = context.ledger, getattr(error, "reason", None)
     delay_s = BACK_OFF_S[min(claim.job.attempt, len(BACK_OFF_S)) - 1]
     if isinstance(error, LostLease):
@@ -198,6 +201,14 @@ def _settle(context: pipeline.Context, claim: jobs.Claim, error: Exception) -> N
     else:
         log.error("stage.broke", error=type(error).__name__, exc_info=error)
         jobs.release(ledger, claim, f"unexpected {type(error).__name__}", delay_s)
+
+
+def _time_limit(error: BaseException) -> SoftTimeLimitExceeded | None:
+    """Give Celery's soft limit where it lies under an error: it strikes anywhere, and whoever caught it took it for a fault of a file."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, SoftTimeLimitExceeded):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def _delivery(_stage: Stage, delivery_id: str) -> None:

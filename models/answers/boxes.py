@@ -176,12 +176,13 @@ class Rows(BaseModel):
             raise ValueError("class_numbers must name the network's number of each finding label")
         return self
 
-    def decode(self, outputs: Sequence[torch.Tensor], wanted: Sequence[tuple[int, float]]) -> list[Candidate]:
+    def decode(self, outputs: Sequence[torch.Tensor], wanted: Sequence[tuple[int, float]], seen: Sequence[int]) -> list[Candidate]:
         """Give the boxes that reach the threshold of their label; `wanted` holds (label, threshold) in the card's order.
 
-        A box without any width is left out. Raises ValueError for outputs of other shapes; Broken for what would otherwise
-        vanish unseen: numbers that are none, scores that are no probabilities, classes the card does not know, and boxes whose
-        high edge lies before the low one, as those of another form or order do.
+        seen  the voxels (z, y, x) that the network saw. A box clipped to nothing at their edge is left out. Raises ValueError
+        for outputs of other shapes; Broken for what would otherwise vanish unseen: numbers that are none, scores that are no
+        probabilities, classes the card does not know, boxes without width elsewhere, and boxes whose high edge lies before the
+        low one, as those of another form or order do.
         """
         boxes, scores = (outputs[index].detach().float().cpu().numpy() for index in (self.boxes, self.scores))
         boxes, scores = boxes.reshape(-1, boxes.shape[-1]), scores.reshape(-1)
@@ -201,11 +202,8 @@ class Rows(BaseModel):
         for row, score, number in zip(boxes.tolist(), scores.tolist(), numbers.tolist(), strict=True):
             label, threshold = known[number]
             low, high = self._edges(row)
-            if score < threshold or any(start == stop for start, stop in zip(low, high, strict=True)):
-                continue
-            if any(start > stop for start, stop in zip(low, high, strict=True)):
-                raise Broken("The network gave a box that ends before it begins: its rows are of another form than the card says.")
-            found.append(Candidate(label=label, score=min(1.0, score), low=low, high=high))
+            if score >= threshold and _marks(low, high, seen):
+                found.append(Candidate(label=label, score=min(1.0, score), low=low, high=high))
         return found
 
     def _edges(self, row: Sequence[float]) -> tuple[Triple, Triple]:
@@ -218,6 +216,16 @@ class Rows(BaseModel):
             first, second = ([at + way * size / 2 for at, size in zip(first, second, strict=True)] for way in (-1, 1))
         low, high = ([0.0, *first], [1.0, *second]) if half == 2 else (first, second)
         return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+
+def _marks(low: Triple, high: Triple, seen: Sequence[int]) -> bool:
+    """Tell a box with a width from one that is clipped to nothing at the edge of what was seen; raises Broken for what is no box."""
+    if any(start > stop for start, stop in zip(low, high, strict=True)):
+        raise Broken("The network gave a box that ends before it begins: its rows are of another form than the card says.")
+    flat = [(at, size) for at, stop, size in zip(low, high, seen, strict=True) if at == stop]
+    if any(0 < at < size for at, size in flat):
+        raise Broken("The network gave a box without width: its rows are of another form than the card says.")
+    return not flat
 
 
 def to_source(candidate: Candidate, plan: transforms.Resampling) -> Box | None:

@@ -32,6 +32,11 @@ class Axis:
     counts: torch.Tensor
 
 
+def most_bytes(points: int, channels: int) -> int:
+    """Give what `interpolated` takes at the most for that many points, every cell being mixed."""
+    return min(MOST_BYTES, points * (4 * channels + BYTES_A_POINT))
+
+
 def low(places: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Give the cell that a place lies in, by its lower corner; the last corner belongs to the last cell."""
     return np.clip(np.floor(places).astype(np.int64), 0, max(count - 2, 0))

@@ -18,7 +18,7 @@ from models.answers import boxes, outcome
 from models.answers.heads import Heads, thresholds
 from models.card import Card, ShelvedCard
 from models.execution import PLAIN, Execution, Need
-from models.grids import windows
+from models.grids import cells, windows
 from models.networks import acceleration, program
 from models.pipelines import preparation
 from models.pipelines.ensemble import Ensemble
@@ -146,18 +146,20 @@ def prove(stage: Stage, found: program.Program, roles: int) -> None:
     if stage.scores:
         program.prove_vector(outputs, stage.scores.channels)
         _activation_is_told(stage, outputs[0], range(outputs[0].shape[1]) if stage.scores.activation == "softmax" else ())
+        _is_unbounded(stage, found, roles, range(outputs[0].shape[1]))
     elif stage.rows:
         wanted = max(stage.rows.boxes, stage.rows.scores, stage.rows.classes or 0)
         if len(outputs) <= wanted:
             raise ValueError(f"the network gives {len(outputs)} outputs, rows names output {wanted}")
         try:
-            stage.rows.decode(outputs, [(0, math.inf)] * max(1, len(stage.rows.class_numbers)))
+            stage.rows.decode(outputs, [(0, math.inf)] * max(1, len(stage.rows.class_numbers)), (0, 0, 0))
         except Broken as error:
             raise ValueError(error.reason) from None
     else:
         program.prove_dense(outputs, len(stage.channels), stage.probe)
-        heat = outputs[0][:, [channel for channel in stage.channels if channel not in stage.size_channels]]
-        _activation_is_told(stage, heat, stage.softmax_channels)
+        graded = [channel for channel in stage.channels if channel not in stage.size_channels]
+        _activation_is_told(stage, outputs[0][:, graded], stage.softmax_channels)
+        _is_unbounded(stage, found, roles, graded)
 
 
 def _activation_is_told(stage: Stage, scores: torch.Tensor, shared: Sequence[int]) -> None:
@@ -174,6 +176,28 @@ def _activation_is_told(stage: Stage, scores: torch.Tensor, shared: Sequence[int
     sums = scores[:, list(shared)].sum(dim=1) if len(shared) > 1 else None
     if stage.outputs == "logits" and within and sums is not None and bool(((sums - 1).abs() < boxes.SLACK).all()):
         raise ValueError('the network gives probabilities already, a softmax that sums to 1: say outputs = "probabilities"')
+
+
+def _is_unbounded(stage: Stage, found: program.Program, roles: int, graded: Sequence[int]) -> None:
+    """Show a network whose card says logits zeros and noise; raises ValueError where all it gives lies in 0..1, as of a sigmoid.
+
+    Put through a second sigmoid, probabilities from 0 to 1 would lie from 0.5 to 0.73: a threshold finds everything or nothing.
+    """
+    if stage.outputs != "logits" or found.device == "meta":
+        return
+    random = torch.Generator().manual_seed(0)
+    low, high = math.inf, -math.inf
+    for scale in (0.0, 1.0, 10.0):
+        seen = scale * torch.randn((1, roles, *stage.probe), generator=random)
+        with torch.inference_mode():
+            scores = found(seen.to(found.device))[0][:, list(graded)]
+        low, high = min(low, float(scores.min())), max(high, float(scores.max()))
+        if low < 0 or high > 1:
+            return
+    if low < high:
+        raise ValueError(
+            f'the network gives {low:g} to {high:g} whatever it is shown, as with a sigmoid of its own: say outputs = "probabilities"'
+        )
 
 
 def run(loaded: Loaded, volumes: Mapping[str, Volume], progress: Progress, execution: Execution) -> Prediction:
@@ -239,7 +263,7 @@ def _rows(loaded: Loaded, tensor: torch.Tensor, layout: windows.Layout, progress
             seen = whole[None, :, z, y, x]
             outputs = loaded.program((seen[:, :, 0] if stage.flat else seen).clone())  # a network may change what it is given
         moved = [at - before for at, before in zip(start, layout.before, strict=True)]
-        found += [candidate.moved(moved) for candidate in stage.rows.decode(outputs, wanted)]
+        found += [candidate.moved(moved) for candidate in stage.rows.decode(outputs, wanted, layout.window)]
         progress(number / layout.count)
     return found
 
@@ -257,5 +281,8 @@ def need(loaded: Loaded, grid: Grid, execution: Execution) -> Need:
     run = windows.need(layout, (roles, len(stage.channels)), execution, taken)
     maps = len(stage.findings) + len(stage.probabilities)
     maps += len(stage.centres.channels) + len(stage.size_channels) if stage.centres else 0
+    if loaded.card.output.inverse == "scores-linear" and stage.windowed:
+        between = cells.most_bytes(math.prod(grid.shape), len(stage.channels))
+        run = Need(device=run.device + between, host=run.host) if execution.stitch == "device" else replace(run, host=run.host + between)
     each = 4 + len(stage.mask_channels) + len(stage.probabilities) + 2 * bool(stage.findings)
     return Need(device=run.device + 4 * voxels * (roles + maps), host=run.host + each * math.prod(grid.shape))

@@ -52,8 +52,8 @@ def program(asked: stages.Asked) -> Program:
 
             exported = move_to_device_pass(exported, asked.device)
         module = exported.module()
-    except Exception as error:  # noqa: BLE001 -- torch raises what it likes on an archive of another version
-        raise ValueError(f"the file is no exported program that this torch reads: {_first_line(error)}") from None
+    except Exception as error:
+        raise ValueError(f"the file is no exported program that this torch reads: {_first_line(error)}") from error
     return Program(
         run=lambda windows: outputs_of(module(windows)),
         device=asked.device,

@@ -34,15 +34,15 @@ def program(asked: stages.Asked) -> Program:
         raise ValueError("ONNX needs ONNX Runtime: install overread[onnx]") from None
     content = self_contained(asked.files)
     providers = onnxruntime.get_available_providers()
-    wanted = [("CUDAExecutionProvider", {"device_id": torch.device(asked.device).index or 0, "cudnn_conv_algo_search": "DEFAULT"})]
-    chosen: list[Any] = wanted if asked.device.startswith("cuda") and "CUDAExecutionProvider" in providers else []
+    on_cuda = asked.device.startswith("cuda") and "CUDAExecutionProvider" in providers
+    chosen: list[Any] = [("CUDAExecutionProvider", cuda_options(asked.device))] if on_cuda else []
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(content, options, providers=[*chosen, "CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 -- ONNX Runtime's errors share no base of their own
-        raise ValueError(f"ONNX Runtime cannot load the graph: {str(error).strip().splitlines()[0][:300]}") from None
+        raise ValueError(f"ONNX Runtime cannot load the graph: {str(error).strip().splitlines()[0][:300]}") from _told(error)
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type not in {FLOAT, FLOAT16}:
         raise ValueError(f"the graph takes {[entry.type for entry in inputs]}; one tensor of floats is what this node gives")
@@ -61,6 +61,18 @@ def program(asked: stages.Asked) -> Program:
     )
 
 
+def cuda_options(device: str) -> dict[str, Any]:
+    """Give the provider's options: TF32, its own choice on newer GPUs, would round float32 to 10 bits."""
+    return {"device_id": torch.device(device).index or 0, "cudnn_conv_algo_search": "DEFAULT", "use_tf32": 0}
+
+
+def _told(error: Exception) -> RuntimeError:
+    """Give ONNX Runtime's error, a plain Exception, as torch's are: whoever runs models reads in them that memory ran out."""
+    told = RuntimeError(str(error))
+    told.__cause__ = error
+    return told
+
+
 class _Session:
     """A session, from torch's tensors to torch's tensors."""
 
@@ -69,7 +81,13 @@ class _Session:
         self._name = session.get_inputs()[0].name
 
     def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self._session.run(None, {self._name: windows.cpu().numpy().astype(self._kind, copy=False)})
+        given = {self._name: windows.cpu().numpy().astype(self._kind, copy=False)}
+        try:
+            found = self._session.run(None, given)
+        except Exception as error:
+            if type(error).__module__.startswith("onnxruntime"):
+                raise _told(error) from error
+            raise
         return tuple(torch.from_numpy(np.array(part)).to(self._device) for part in found)
 
 

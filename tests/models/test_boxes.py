@@ -13,6 +13,8 @@ from models.grids import transforms
 from models.vocabulary import Broken, Unfit
 from tests.models.grids import AXES, grid
 
+SEEN = (80, 90, 100)
+
 
 def candidate(low: tuple[float, float, float], size: tuple[float, float, float], score: float, label: int = 1) -> Candidate:
     """Give a box by its low corner and its size."""
@@ -94,12 +96,12 @@ def test_rows_are_read_as_their_library_writes_them() -> None:
     ):
         rows = Rows(boxes=1, scores=0, classes=2, class_numbers=(5, 3), ignore=(8,), form=form, axes=axes)
         given = (scores[None], torch.tensor([row] * 3, dtype=torch.float32)[None], classes[None])
-        assert rows.decode(given, [(6, 0.1), (7, 0.5)]) == [wanted]
-    flat = Rows(axes="xyz").decode((torch.tensor([[20.0, 10, 60, 40], [5, 5, 5, 9]]), torch.tensor([0.5, 0.9])), [(7, 0.5)])
+        assert rows.decode(given, [(6, 0.1), (7, 0.5)], SEEN) == [wanted]
+    flat = Rows(axes="xyz").decode((torch.tensor([[20.0, 10, 60, 40], [5, 5, 5, 9]]), torch.tensor([0.5, 0.4])), [(7, 0.5)], SEEN)
     assert [(entry.low, entry.high) for entry in flat] == [((0, 10, 20), (1, 40, 60))]
     with pytest.raises(ValueError, match="do not fit"):
-        Rows().decode((torch.zeros(2, 5), torch.zeros(2)), [(7, 0.5)])
-    assert Rows().decode((torch.zeros(0, 6), torch.zeros(0)), [(7, 0.5)]) == []
+        Rows().decode((torch.zeros(2, 5), torch.zeros(2)), [(7, 0.5)], SEEN)
+    assert Rows().decode((torch.zeros(0, 6), torch.zeros(0)), [(7, 0.5)], SEEN) == []
 
 
 @pytest.mark.parametrize(
@@ -110,18 +112,20 @@ def test_rows_are_read_as_their_library_writes_them() -> None:
         ([1.0, 1, 1, 4, 4, 4], 3.2, 1, "no probabilities"),
         ([1.0, 1, 1, 4, 4, 4], 0.9, 6, "class 6"),
         ([9.0, 9, 9, 4, 4, 4], 0.9, 1, "ends before it begins"),
+        ([5.0, 5, 5, 9, 9, 5], 0.9, 1, "without width"),
     ],
 )
 def test_rows_that_are_not_what_the_card_says_are_no_empty_result(row: list[float], score: float, number: int, reason: str) -> None:
     """Dropped, they would read as "nothing found"; so the run is broken, and says by what."""
     outputs = (torch.tensor([row]), torch.tensor([score]), torch.tensor([number]))
     with pytest.raises(Broken, match=reason):
-        Rows(classes=2, class_numbers=(1,)).decode(outputs, [(7, 0.5)])
+        Rows(classes=2, class_numbers=(1,)).decode(outputs, [(7, 0.5)], SEEN)
 
 
-def test_a_box_without_width_is_none() -> None:
-    """Detectors clip boxes at the edge of what they see; one that is clipped to nothing marks nothing."""
-    assert Rows().decode((torch.tensor([[0.0, 5, 5, 0, 9, 9]]), torch.tensor([0.9])), [(7, 0.5)]) == []
+def test_a_box_clipped_to_nothing_is_none() -> None:
+    """Detectors clip boxes at the edge of what they see; one that is clipped to nothing, on either side, marks nothing."""
+    for row in ([0.0, 5, 5, 0, 9, 9], [5.0, 5, 100, 9, 9, 100]):
+        assert Rows().decode((torch.tensor([row]), torch.tensor([0.9])), [(7, 0.5)], SEEN) == []
 
 
 def test_a_peak_without_a_size_is_a_point() -> None:

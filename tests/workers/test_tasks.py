@@ -12,15 +12,18 @@ import pytest
 import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 
-from models.card import BadCard
+from models import registry
+from models.card import BadCard, read
+from models.networks import program
 from models.vocabulary import Unfit
 from node import journal
 from node.errors import Misconfigured, NoRoom, Refused, Retryable
 from node.ledger import Ledger, jobs, shadowing
 from node.settings import Rule, Settings
 from node.study import Job, JobState, Mode, Stage
+from tests import shelf
 from tests.node import work
-from workers import pipeline, tasks, workspace
+from workers import gpu, pipeline, tasks, workspace
 from workers.heartbeat import LostLease
 
 Stub = Callable[[pipeline.Context, jobs.Claim, pipeline.Guard], pipeline.Following]
@@ -76,6 +79,36 @@ def test_an_error_becomes_a_state_with_a_reason(
     """Refused and Unfit decline, a wrong card or setting fails, passing trouble queues again, a lost lease writes nothing."""
     job = run_with(raising(error), site.context.ledger, monkeypatch)
     assert (job.state, job.reason) == (state, reason)
+
+
+def test_a_time_limit_that_strikes_in_a_trial_is_no_fault_of_the_card(
+    site: tasks.Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Celery's soft limit is an exception like any other to whoever proves a network: the job is given back, not failed for good."""
+
+    def late(_windows: object) -> program.Outputs:
+        raise SoftTimeLimitExceeded
+
+    def proving(*_args: object) -> pipeline.Following:
+        with registry.options_at_fault(read(shelf.put(tmp_path) / "two-parts" / "card.toml")):
+            program.probe(program.Program(run=late, device="cpu", facts={}), 1, (2, 2, 2))
+        return ()
+
+    job = run_with(proving, site.context.ledger, monkeypatch)
+    assert (job.state, job.reason) == (JobState.QUEUED, "the stage prepare ran past its limit of 600 s")
+
+
+def test_a_lost_device_ends_the_process_even_where_the_ledger_is_away(site: tasks.Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job cannot be given back just now: its lease does that later. The process must not take another job all the same."""
+    left: list[int] = []
+
+    def away(*_args: object) -> None:
+        raise OSError("the ledger's database is away")
+
+    monkeypatch.setattr(jobs, "release", away)
+    monkeypatch.setattr(gpu, "leave", lambda code, _reason: left.append(code))
+    run_with(raising(gpu.Poisoned("cuda:0 failed")), site.context.ledger, monkeypatch)
+    assert left == [gpu.POISONED]
 
 
 def test_a_stage_that_always_breaks_fails_after_its_attempts(site: tasks.Site, monkeypatch: pytest.MonkeyPatch) -> None:

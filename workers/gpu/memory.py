@@ -23,6 +23,8 @@ RAN_OUT = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "can't allocate memory",
     "not enough memory",
+    "Failed to allocate memory",
+    "smaller than requested bytes",
     "Cannot allocate memory",
     "bad_alloc",
     "bad allocation",
@@ -146,7 +148,7 @@ def ran_out(error: BaseException) -> bool:
             return True
         if isinstance(seen, RuntimeError | OSError) and any(words in str(seen) for words in RAN_OUT):
             return True
-        seen = seen.__cause__
+        seen = seen.__cause__ or seen.__context__  # what was raised "from None" came of it all the same
     return False
 
 

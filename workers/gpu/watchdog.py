@@ -40,6 +40,9 @@ POISON = (
     "CUDNN_STATUS_",
     "CUBLAS_STATUS_",
     "CUFFT_",
+    "CUDA failure",  # these three as ONNX Runtime says it
+    "CUDNN failure",
+    "CUBLAS failure",
 )
 
 
@@ -65,7 +68,7 @@ def raise_if_poisoned(error: BaseException, device: str) -> None:
         for words in POISON:
             if words in told:
                 raise Poisoned(f"{device} failed ({words}), and the worker's process was replaced") from error
-        seen = seen.__cause__
+        seen = seen.__cause__ or seen.__context__
 
 
 def leave(code: int, reason: str) -> NoReturn:

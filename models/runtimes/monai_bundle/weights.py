@@ -68,7 +68,7 @@ def script(content: bytes) -> torch.nn.Module:
             warnings.filterwarnings("ignore", message=r".*torch\.jit\..*", category=DeprecationWarning)
             loaded: torch.nn.Module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise ValueError(f"the weights cannot be read as TorchScript: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"the weights cannot be read as TorchScript: {str(error).splitlines()[0]}") from error
     return loaded
 
 

@@ -179,3 +179,22 @@ def test_what_a_prediction_would_take_is_told_before_it_runs(tmp_path: Path) -> 
     assert model.need({"ct": small}, plain).device < model.need({"ct": large}, plain).device
     assert model.need({"ct": large}, host).device < model.need({"ct": large}, plain).device
     assert model.need({"ct": large}, host).host > model.need({"ct": large}, plain).host
+
+
+def test_a_sigmoid_in_the_network_is_not_taken_for_logits(tmp_path: Path) -> None:
+    """Probabilities of masks would go through a second sigmoid: refused at load with what to say; said so, it loads, as logits do."""
+    masks = OUTPUT.replace("labels", "masks", 1)
+    options = OPTIONS.replace("organ_channels = [0, 1, 2]", "mask_channels = [0, 1]")
+    bare = programs.random(1, 2)
+    for network, said, fits in (
+        (torch.nn.Sequential(bare, torch.nn.Sigmoid()), "logits", False),
+        (torch.nn.Sequential(bare, torch.nn.Sigmoid()), "probabilities", True),
+        (bare, "logits", True),
+    ):
+        files = programs.traced(network.eval(), torch.zeros(1, 1, *WINDOW))
+        shelved = shelve(tmp_path / f"{said} {fits}", "torchscript", files, f'outputs = "{said}"\n{options}', masks)
+        if fits:
+            registry.load(shelved, "cpu")
+        else:
+            with pytest.raises(BadCard, match='sigmoid of its own: say outputs = "probabilities"'):
+                registry.load(shelved, "cpu")
