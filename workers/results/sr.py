@@ -12,10 +12,11 @@ from typing import Any
 
 from highdicom import sr
 from pydicom.dataset import Dataset
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import ExplicitVRLittleEndian
 
 from node.profiles import Kind
-from workers.results import header, sr_editable, sr_measurements, sr_text, wording
+from workers.results import elements, header, references, sr_editable, sr_measurements, sr_text, wording
 from workers.results.identity import object_uid
 from workers.results.request import ComposeRequest, Draft, Origin
 
@@ -57,14 +58,15 @@ def _replaced(request: ComposeRequest) -> list[Dataset] | None:
 def document(request: Origin, content: Dataset, evidence: Sequence[Dataset], *, part: str = "", **own: Any) -> Dataset:
     """Give the SR with that content; `part` tells its UIDs from those of another report of the job, `own` goes to highdicom.
 
-    highdicom gets the root alone, and the items below are put in afterwards: it would copy and search them all, which for
-    a hundred groups takes longer than the rest. That they refer to evidence only is looked at by the last check.
+    highdicom gets the root alone, and of the first image's series that image alone: the items below and the other images are
+    put in afterwards, which with it take longer than the rest. That they refer to evidence only is looked at by the last check.
     """
+    series = [entry for entry in evidence if _series(entry) == _series(evidence[0])]
     root = Dataset()
     root.ContentSequence = []
     root.update({element.tag: element for element in content if element.keyword != "ContentSequence"})
     dataset = CLASSES[request.profile.sr_class](
-        evidence=evidence,
+        evidence=[evidence[0], *(entry for entry in evidence if _series(entry) != _series(evidence[0]))],
         content=root,
         series_instance_uid=object_uid(request, KIND, f"{part}series"),
         series_number=request.series_number(KIND),
@@ -84,4 +86,22 @@ def document(request: Origin, content: Dataset, evidence: Sequence[Dataset], *, 
     )
     dataset.ContentSequence = content.ContentSequence
     header.finish(dataset, request, KIND)
+    _list(dataset, series)
     return dataset
+
+
+def _series(entry: Dataset) -> tuple[str, str]:
+    return entry.StudyInstanceUID, entry.SeriesInstanceUID
+
+
+def _list(dataset: Dataset, images: Sequence[Dataset]) -> None:
+    """Put all images of the first series into the evidence, each once. Ref: PS3.3 C.17.2, Table C.17-3."""
+    correct_ambiguous_vr(dataset, is_little_endian=True)
+    (study,) = dataset.CurrentRequestedProcedureEvidenceSequence
+    first, *others = study.ReferencedSeriesSequence
+    classes = {image.SOPInstanceUID: image.SOPClassUID for image in images}
+    before, after = elements.around(first, "ReferencedSOPSequence")
+    named = elements.sequence("ReferencedSOPSequence", [references.image(classes[uid], uid) for uid in classes])
+    series = elements.sequence("ReferencedSeriesSequence", [before + named + after, *map(elements.encoded, others)])
+    before, after = elements.around(study, "ReferencedSeriesSequence")
+    elements.put(dataset, "CurrentRequestedProcedureEvidenceSequence", [before + series + after])

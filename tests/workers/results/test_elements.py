@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from highdicom.sr.utils import collect_evidence
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian
 
 from node.errors import Refused
-from workers.results import check_frames, elements, header
+from tests.workers.results import scans
+from workers.results import check_frames, compose, elements, header
 
 
 def _reference(uid: str, frame: int | None = None) -> Dataset:
@@ -115,3 +117,16 @@ def test_pixels_are_put_behind_what_pydicom_writes(pixels: bytes) -> None:
     ours, buffer = header.encode(dataset, "seg"), BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
     assert ours.dataset_bytes == buffer.getvalue()
+
+
+def test_a_report_lists_the_evidence_that_highdicom_would() -> None:
+    """Every image and the SEG stand in the report's evidence as highdicom itself lists them."""
+    request = scans.request()
+    written = {entry.kind: pydicom.dcmread(BytesIO(entry.dataset_bytes)) for entry in compose(request).objects}
+    root = Dataset()
+    root.ContentSequence = []
+    wanted, others = collect_evidence([*request.sources, written["seg"]], root)
+    assert not others
+    listed = written["sr"].CurrentRequestedProcedureEvidenceSequence
+    assert [item.to_json() for item in listed] == [item.to_json() for item in wanted]
+    assert len(listed[0].ReferencedSeriesSequence[0].ReferencedSOPSequence) == len(request.sources)
