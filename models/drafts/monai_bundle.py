@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ SCRIPTS = Missing(
     what="true, once you have read the bundle's own code in scripts/; it runs as any Python does",
     why="the bundle builds parts of itself from code of its own, which is pinned here and not held back by anything",
 )
+THRESHOLD = Missing(
+    key="output.labels.1.threshold",
+    what="the least score of a box that is reported, not below the bundle's score_thresh: 0.5",
+    why="a detector gives boxes of every score",
+)
 LICENCE = "of network and weights: "
 
 
@@ -44,7 +50,7 @@ def _first(path: Path, names: tuple[str, ...]) -> str | None:
 def draft(path: Path) -> Draft:
     """Read metadata, inference configuration and weights; raises BadCard where one is missing or cannot be read."""
     # These import MONAI, which takes seconds; a file of another format shall not wait for it.
-    from models.runtimes.monai_bundle import reading, sections  # noqa: PLC0415
+    from models.runtimes.monai_bundle import detectors, reading, sections  # noqa: PLC0415
 
     inference, weights = _first(path, INFERENCE), _first(path, WEIGHTS)
     if inference is None or weights is None:
@@ -52,29 +58,31 @@ def draft(path: Path) -> Draft:
     try:
         metadata = reading.parse((path / "configs/metadata.json").read_bytes(), "configs/metadata.json")
         config = {"_meta_": metadata, **reading.parse((path / inference).read_bytes(), inference)}
-        facts = reading.facts(metadata)
+        detects = detectors.is_one(config)
+        facts = reading.facts(metadata, detectors.classes(config) if detects else None)
     except ValueError as error:
         raise BadCard(f"{path}: {error}") from None
-    _, faults = sections.needed({**config, "device": "cpu"}, network=not weights.endswith(".ts"))
+    made, faults = detectors.prepared(config) if detects else (config, [])
+    faults += sections.needed({**made, "device": "cpu"}, network=not weights.endswith(".ts"))[1]
     steps = [str(step.get("_target_", "")) for name in ("preprocessing", "postprocessing") for step in _steps(config.get(name))]
     card: dict[str, Any] = {
         "model": _model(path, metadata),
-        "runtime": {"format": "monai-bundle", "options": _options(facts.channel_def, metadata)},
+        "runtime": {"format": "monai-bundle", "options": _options({} if detects else facts.channel_def, metadata)},
         "inputs": _inputs(metadata),
-        "output": _output(metadata, config, facts.channel_def, steps),
+        "output": _boxes(facts.channel_def) if detects else _output(metadata, config, facts.channel_def, steps),
     }
     missing = [Missing(key="model.licence", what=_licence(path, metadata), why="whether a hospital may use it")]
     missing += [] if any("Orientation" in step for step in steps) or len(facts.shape) == 2 else [ORIENTATION]
     missing += [] if keys.value(card, "output.inverse") else [INVERSE]
-    own = _scripts(path, faults)
-    missing += [SCRIPTS] if own else []
+    missing += _thresholds(facts.channel_def) if detects else []
+    missing += [SCRIPTS] if (own := _scripts(path, faults)) else []
     return Draft(
         format="monai-bundle",
         card=card,
         files={**_files(path, inference, weights), **own},
         missing=tuple(entry for entry in missing if keys.value(card, entry.key) is None),
         notes=(
-            f"{facts.inputs} channels in, {facts.outputs} out: " + ", ".join(f"{key} {name}" for key, name in facts.channel_def.items()),
+            _told(facts.inputs, facts.channel_def, detects=detects),
             *(f"cannot be honoured: {fault}" for fault in [*sections.loop_faults(config), *faults]),
         ),
     )
@@ -173,8 +181,24 @@ def _indices(channel_def: Mapping[int, str]) -> dict[int, int]:
 
     Example: background and spleen give 1 -> 1; core and whole give 1 -> 0 and 2 -> 1.
     """
-    background = channel_def[0].lower() == "background"
+    background = channel_def.get(0, "").lower() == "background"
     return {channel + (0 if background else 1): channel for channel in channel_def if not (background and channel == 0)}
+
+
+def _told(inputs: int, channel_def: Mapping[int, str], *, detects: bool) -> str:
+    if detects:
+        return f"{inputs} channels in; a detector of {len(channel_def)} classes, whose boxes become findings"
+    return f"{inputs} channels in, {len(channel_def)} out: " + ", ".join(f"{key} {name}" for key, name in channel_def.items())
+
+
+def _thresholds(channel_def: Mapping[int, str]) -> list[Missing]:
+    return [replace(THRESHOLD, key=f"output.labels.{number + 1}.threshold") for number in channel_def]
+
+
+def _boxes(channel_def: Mapping[int, str]) -> dict[str, Any]:
+    """Give a detector's output: a label of kind finding for each class, with the name that the bundle has for it, if any."""
+    named = {number + 1: {"label": ascii_only(name)[:48]} if name else {} for number, name in channel_def.items()}
+    return {"kind": "boxes", "inverse": "runtime", "labels": [{"index": index, **name, "kind": "finding"} for index, name in named.items()]}
 
 
 def _output(metadata: Mapping[str, Any], config: Mapping[str, Any], channel_def: Mapping[int, str], steps: list[str]) -> dict[str, Any]:

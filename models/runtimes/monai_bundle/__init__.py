@@ -13,7 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models import registry
 from models.card import Card, ShelvedCard
-from models.runtimes.monai_bundle import bundle, chain, expressions, inferring, outputs, reading, scripts, sections, weights
+from models.runtimes.monai_bundle import (
+    bundle,
+    chain,
+    detecting,
+    detectors,
+    expressions,
+    inferring,
+    outputs,
+    reading,
+    scripts,
+    sections,
+    weights,
+)
 
 FILES = ("metadata", "inference", "weights")
 
@@ -21,7 +33,8 @@ FILES = ("metadata", "inference", "weights")
 class Options(BaseModel):
     """The card's [runtime.options].
 
-    channels     label index -> channel of the network; a label that is not named has the channel of its index
+    channels     label index -> channel of the network; a label that is not named has the channel of its index. Of a detector the
+                 class's number; without it label 1 is class 0
     values       label index -> value in the label map that a bundle makes by steps of its own, where values are not channels;
                  then channels are not asked for
     left_out     channels (with `values`, values) that no label reports, background apart
@@ -44,7 +57,7 @@ class Options(BaseModel):
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
-def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
+def load(shelved: ShelvedCard, device: str) -> bundle.Bundle | detecting.Detection:
     """Build the bundle, fill its network with the checked weights, and prove on noise that it fits the card; raises BadCard."""
     own = tuple(sorted(set(shelved.card.runtime.files) - set(FILES)))
     content = registry.weights(shelved, (*FILES, *own))
@@ -52,8 +65,10 @@ def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
         options = Options.model_validate(shelved.card.runtime.options)
         files = shelved.card.runtime.files
         metadata = reading.parse(content["metadata"], files["metadata"].path)
-        facts = reading.facts(metadata)
         config = {"_meta_": metadata, **reading.parse(content["inference"], files["inference"].path)}
+        if detectors.is_one(config):
+            return _detector(shelved, options, config, (content["weights"], device))
+        facts = reading.facts(metadata)
         if options.values:
             labelled = outputs.valued(shelved.card, options.values)
         else:
@@ -75,6 +90,31 @@ def load(shelved: ShelvedCard, device: str) -> bundle.Bundle:
         if bool(options.values) != (read.mapped and made.renumbers):
             raise ValueError(bundle.VALUES if read.mapped and made.renumbers else "values is for a bundle that renumbers its label map")
     return bundle.Bundle(setup, network.to(device).eval(), read)
+
+
+def _detector(shelved: ShelvedCard, options: Options, config: dict[str, Any], filled: tuple[bytes, str]) -> detecting.Detection:
+    """Build a detection bundle; `filled` are its weights and the device. Raises ValueError that names what cannot be honoured."""
+    content, device = filled
+    if weights.is_script(content):
+        raise ValueError("a detector's weights must be a state dict: give models/model.pt or model.safetensors in the place of TorchScript")
+    facts = reading.facts(config["_meta_"], detectors.classes(config))
+    config = sections.overridden(config, options.overrides, device)
+    made, own = detectors.prepared(config)
+    kept, faults = sections.needed(made)
+    if faults := [*sections.loop_faults(config), *own, *faults]:
+        raise ValueError("the bundle cannot be run as it is: " + "; ".join(faults))
+    bound = expressions.imports(config)
+    parser = chain.parsed(kept, bound)
+    network = weights.network(parser, content)
+    detector = chain.part(parser, "detector")
+    detecting.settle(detector, chain.part(parser, "detector_ops"), network.cpu())
+    found = detecting.classes(shelved.card, options.channels, options.left_out, detector.num_classes)
+    built = chain.build(kept, bound, _keys(shelved.card, options), "none")
+    setup = bundle.Setup(card=shelved.card, chain=built, facts=facts, device=device, orientation=options.orientation)
+    result = detecting.Made(detector=detector, classes=found)
+    detecting.prove(setup, result)
+    detector.network = network.to(device).eval()
+    return detecting.Detection(setup, result)
 
 
 def _may_run(own: tuple[str, ...], options: Options) -> bool:

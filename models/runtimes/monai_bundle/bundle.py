@@ -87,7 +87,7 @@ def prove(setup: Setup, shape: tuple[int, ...]) -> torch.Tensor:
 def _tried(setup: Setup, grid: Grid, *, spatial: bool) -> torch.Tensor:
     """Run the chain on noise, with noise for the network's scores; raises whatever a bundle's transforms raise."""
     made, facts = setup.chain, setup.facts
-    data = made.prepare(_noise(setup, grid))
+    data = made.prepare(noise(setup, grid))
     image = data[chain.IMAGE]
     if image.shape[0] != facts.inputs:
         raise ValueError(f"preprocessing gives {image.shape[0]} channels, metadata says the network takes {facts.inputs}")
@@ -104,7 +104,8 @@ def _turned(setup: Setup, grid: Grid) -> Grid:
     return turning.turned(grid) if turning else grid
 
 
-def _noise(setup: Setup, grid: Grid) -> dict[str, Volume]:
+def noise(setup: Setup, grid: Grid) -> dict[str, Volume]:
+    """Make a volume of noise on a grid for each role, turned as the training's images were."""
     random = np.random.default_rng(0)
     made = {}
     for entry in setup.card.inputs:
@@ -113,10 +114,10 @@ def _noise(setup: Setup, grid: Grid) -> dict[str, Volume]:
             random.random(grid.shape, dtype=np.float32) if grid.is_projection else random.integers(-500, 500, grid.shape, dtype=np.int16)
         )
         made[entry.role] = Volume(array=array, grid=grid, unit="HU" if ct else "1", modality=entry.accept.modality[0])
-    return _oriented(setup, made)
+    return oriented(setup, made)
 
 
-def _oriented(setup: Setup, volumes: Mapping[str, Volume]) -> dict[str, Volume]:
+def oriented(setup: Setup, volumes: Mapping[str, Volume]) -> dict[str, Volume]:
     """Turn volumes as the bundle's training images were stored."""
     made = {}
     for role, volume in volumes.items():
@@ -136,6 +137,26 @@ def _moved(volume: Volume, grid: Grid, entry: InputPart) -> Volume:
         raise Unfit(f"The images for {entry.role} show no part of what those of the reference show.")
     values[~seen] = float(volume.array.min())
     return replace(volume, array=values.numpy(), grid=grid)
+
+
+def laid(setup: Setup, volumes: Mapping[str, Volume]) -> dict[str, Volume]:
+    """Give the volumes on the reference's grid; raises Unfit.
+
+    A role of the same frame of reference on another grid is resampled to it, and has its least value where it does not reach.
+    """
+    card = setup.card
+    grid = volumes[card.reference_role].grid
+    if grid.is_projection != setup.flat:
+        raise Unfit("This model reads single radiographs." if setup.flat else "This model reads volumes, not single radiographs.")
+    made = {}
+    for entry in card.inputs:
+        volume = volumes[entry.role]
+        if volume.modality == "CT" and volume.unit != "HU":
+            raise Unfit("The CT's values are not Hounsfield units.")
+        if not transforms.coincide(volume.grid, grid):
+            volume = _moved(volume, grid, entry)
+        made[entry.role] = replace(volume, grid=grid)
+    return made
 
 
 def _one_channel(seen: torch.Tensor) -> torch.Tensor:
@@ -177,10 +198,10 @@ class Bundle:
 
     def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
         """Run the bundle; raises Unfit for volumes that it cannot take together."""
-        laid = self._laid(volumes)
-        grid, made = laid[self._setup.card.reference_role].grid, self._setup.chain
+        together = laid(self._setup, volumes)
+        grid, made = together[self._setup.card.reference_role].grid, self._setup.chain
         with torch.no_grad():
-            data = made.prepare(_oriented(self._setup, laid))
+            data = made.prepare(oriented(self._setup, together))
             progress(0.05)
             image = data[chain.IMAGE].as_tensor().float().to(self._setup.device)
             pred = inferring.run(made.inferer, image, self._network, execution, lambda part: progress(0.05 + 0.8 * part))
@@ -190,25 +211,6 @@ class Bundle:
         prediction = outputs.prediction(self._setup.card, self._read, found, grid, self._variant(execution))
         progress(1.0)
         return prediction
-
-    def _laid(self, volumes: Mapping[str, Volume]) -> dict[str, Volume]:
-        """Give the volumes on the reference's grid; raises Unfit.
-
-        A role of the same frame of reference on another grid is resampled to it, and has its least value where it does not reach.
-        """
-        card = self._setup.card
-        grid = volumes[card.reference_role].grid
-        if grid.is_projection != self._setup.flat:
-            raise Unfit("This model reads single radiographs." if self._setup.flat else "This model reads volumes, not single radiographs.")
-        laid = {}
-        for entry in card.inputs:
-            volume = volumes[entry.role]
-            if volume.modality == "CT" and volume.unit != "HU":
-                raise Unfit("The CT's values are not Hounsfield units.")
-            if not transforms.coincide(volume.grid, grid):
-                volume = _moved(volume, grid, entry)
-            laid[entry.role] = replace(volume, grid=grid)
-        return laid
 
     def _returned(self, found: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Check that a result lies on the source grid, and turn it back to it; raises ValueError."""

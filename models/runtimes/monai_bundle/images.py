@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from models.vocabulary import Grid, Volume
 
 Array = NDArray[Any]
-SETTINGS = frozenset({"reader", "dtype", "image_only", "ensure_channel_first", "simple_keys"})
-"""Arguments of LoadImaged that are known. A reader's name changes nothing: every reader gives the same axes."""
+SETTINGS = frozenset({"reader", "dtype", "image_only", "ensure_channel_first", "simple_keys", "meta_key_postfix", "affine_lps_to_ras"})
+"""Arguments of LoadImaged that are known. A reader's name changes nothing: every reader gives the same axes, of which
+`affine_lps_to_ras` is the convention that is given here."""
 
 
 def affine(grid: Grid) -> NDArray[np.float64]:
@@ -52,6 +53,8 @@ class Received(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if unknown := sorted(set(settings) - SETTINGS):
             raise TypeError(f"LoadImaged's {', '.join(unknown)} cannot be honoured: a volume comes from memory")
+        if settings.get("affine_lps_to_ras", True) is not True:
+            raise TypeError("LoadImaged's affine_lps_to_ras = false cannot be honoured: images lie in RAS here")
         self._dtype: DtypeLike = settings.get("dtype", np.float32)
         self._image_only = bool(settings.get("image_only", True))
         self._channel_first = bool(settings.get("ensure_channel_first", False))

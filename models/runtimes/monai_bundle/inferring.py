@@ -63,7 +63,7 @@ def run(inferer: Any, image: torch.Tensor, network: Forward, execution: Executio
     if isinstance(inferer, SlidingWindowInferer):
         inferer.sw_batch_size = execution.batch
         inferer.device = torch.device("cpu") if execution.stitch == "host" else None
-    counted = _counted(_in_precision(network, image.device.type, execution), _count(inferer, image.shape[1:]), progress)
+    counted = _counted(_in_precision(network, image.device.type, execution), count(inferer, image.shape[1:]), progress)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         result = inferer(inputs=image[None], network=counted)
     if not isinstance(result, torch.Tensor):
@@ -74,7 +74,7 @@ def run(inferer: Any, image: torch.Tensor, network: Forward, execution: Executio
     return found
 
 
-def _count(inferer: Any, shape: Sequence[int]) -> int:
+def count(inferer: Any, shape: Sequence[int]) -> int:
     """Count how many windows the inferer makes of an image, for the progress.
 
     Example: 200 voxels, window 96, overlap 0.25: a window every 72 voxels, ceil((200 - 96) / 72) + 1 = 3.

@@ -65,17 +65,20 @@ def _yaml(content: bytes) -> Any:
         raise ValueError(str(error)) from None
 
 
-def facts(metadata: Mapping[str, Any]) -> Facts:
-    """Read what is needed of metadata.json; raises ValueError that names what is missing or wrong."""
+def facts(metadata: Mapping[str, Any], classes: int | None = None) -> Facts:
+    """Read what is needed of metadata.json; raises ValueError that names what is missing or wrong.
+
+    classes  how many a detector has: the model zoo's metadata names none of them, so that channel_def may have empty names
+    """
     if missing := [key for key in REQUIRED if not metadata.get(key)]:
         raise ValueError(f"metadata: {', '.join(missing)} is missing")
     image = _table(metadata, "network_data_format", "inputs", "image")
     pred = _table(metadata, "network_data_format", "outputs", "pred")
-    names = pred.get("channel_def")
+    names = pred.get("channel_def", {str(number): "" for number in range(classes)} if classes else None)
     if not isinstance(names, Mapping) or not all(str(key).isdecimal() for key in names):
         raise ValueError('metadata: network_data_format.outputs.pred.channel_def must say what each channel is: {"0": "background", ...}')
     channel_def = {int(key): str(value) for key, value in names.items()}
-    outputs = _count(pred, "outputs.pred.num_channels")
+    outputs = classes or _count(pred, "outputs.pred.num_channels")
     if sorted(channel_def) != list(range(outputs)):
         raise ValueError(f"metadata: outputs.pred has {outputs} channels, channel_def names {sorted(channel_def)}")
     shape = image.get("spatial_shape")

@@ -15,16 +15,16 @@ from typing import Any
 from monai.bundle.config_parser import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from models.runtimes.monai_bundle import expressions, rules, scripts
+from models.runtimes.monai_bundle import detectors, expressions, pyramid, rules, scripts
 from models.runtimes.monai_bundle.images import Received
 
-ROOTS = ("network_def", "network", "preprocessing", "inferer", "postprocessing")
+ROOTS = ("network_def", "network", "detector", "detector_ops", "preprocessing", "inferer", "postprocessing")
 REFERS = {"network": ("network", "network_def"), "inferer": ("inferer",), "postprocessing": ("postprocessing",)}
 LOOP_CHANGES = ("prepare_batch", "iteration_update")
 # Handlers of a bundle's evaluator that change no result.
 IDLE_HANDLERS = rules.words(
     "CheckpointLoader StatsHandler ClassificationSaver GarbageCollector MetricsSaver TensorBoardStatsHandler TensorBoardImageHandler "
-    "LogfileHandler MeanDice IgniteMetricHandler"
+    "LogfileHandler MeanDice IgniteMetricHandler DetectionSaver"
 )
 OUTSIDE = re.compile(r"^(/|~|[A-Za-z]:[\\/])|(^|[\\/])\.\.([\\/]|$)|://")
 Names = tuple[Mapping[str, str], Mapping[str, ModuleType]]
@@ -163,13 +163,19 @@ def _target(where: str, part: Mapping[str, Any], own: Mapping[str, ModuleType], 
             found.append(f"{where}: {name} reads one file by its name; a volume comes from memory, through LoadImaged")
         return Received
     try:
-        made = scripts.member(name, own) if name.startswith(f"{scripts.ROOT}.") else rules.component(name)
+        made = _named(name, own)
     except rules.Forbidden as reason:
         found.append(f"{where}: {name} {reason}")
         return None
     if asked := rules.downloads(made, {key: value for key, value in part.items() if key not in WORDS}):
         found.append(f"{where}: {name}: {asked}")
     return made
+
+
+def _named(name: str, own: Mapping[str, ModuleType]) -> Any:
+    if name == detectors.EXTRACTOR:
+        return pyramid.feature_extractor
+    return scripts.member(name, own) if name.startswith(f"{scripts.ROOT}.") else rules.component(name)
 
 
 def _text_faults(text: str, bound: Mapping[str, str]) -> list[str]:
