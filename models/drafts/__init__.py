@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.card import BadCard
-from models.shelving import keys
+from models.shelving import archives, keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,8 @@ def inspect(path: Path) -> Draft:
         raise BadCard(f"{path}: there is no such file or folder")
     readers = {name: importlib.import_module(f"{__name__}.{name}") for name in formats()}
     fits = [name for name, reader in readers.items() if reader.recognise(path)]
+    if not fits and archives.is_cut(path):
+        raise BadCard(f"{path}: the file ends early, as a copy that was broken off does; copy it again and compare its size")
     if not fits:
         raise BadCard(
             f"{path}: of no format this node reads ({', '.join(formats()).replace('_', '-')}); give the model's own folder or file"

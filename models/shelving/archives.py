@@ -15,6 +15,14 @@ def only_file(path: Path, fits: Callable[[Path], bool]) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
+def is_cut(path: Path) -> bool:
+    """Tell a zip, as torch writes them, whose end with the list of members is missing."""
+    if not path.is_file() or zipfile.is_zipfile(path):
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def members(path: Path) -> dict[str, str]:
     """List a zip of torch's by the members' names below its one folder -> their whole names; empty for any other file.
 

@@ -131,3 +131,11 @@ def test_no_file_is_run_by_being_looked_at(tmp_path: Path) -> None:
     with pytest.raises(BadCard, match=r"net\.pth"):
         drafts.inspect(path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_was_copied_in_part_is_called_so(tmp_path: Path) -> None:
+    """Of a zip without its end it is said that it ends early, not that its format is unknown."""
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "whole.pt")
+    (tmp_path / "part.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:2000])
+    with pytest.raises(BadCard, match="ends early"):
+        drafts.inspect(tmp_path / "part.pt")
