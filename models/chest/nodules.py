@@ -140,6 +140,21 @@ def place(judged: Sequence[Judged], plan: Resampling, labels: Labels, rule: Rule
     return _numbered(instances, taken, labels, rule)
 
 
+def heat(judged: Sequence[Judged], plan: Resampling) -> NDArray[np.uint8]:
+    """Give the probability of a nodule at each voxel of the source grid, in steps of 1/255.
+
+    It is a candidate's probability times that of the voxel belonging to it, the highest of all candidates', also of those that are
+    no findings; what was not likely at the first look (Rule.doubt) is 0.
+    """
+    levels: NDArray[np.uint8] = np.zeros(plan.source.shape, np.uint8)
+    view = plan.turning.turn(levels)
+    for entry in judged:
+        region, values, _ = _sampled(entry, plan)
+        found = np.rint(255 * min(1.0, entry.probability) * values.clip(0, 1)).astype(np.uint8)
+        view[region] = np.maximum(view[region], found)
+    return levels
+
+
 def _numbered(instances: Instances, taken: list[Judged], labels: Labels, rule: Rule) -> tuple[Instances, tuple[Finding, ...]]:
     """Give findings numbers by the middle of their voxels (z, y, x)."""
     boxes = ndimage.find_objects(instances)
@@ -160,7 +175,13 @@ def _numbered(instances: Instances, taken: list[Judged], labels: Labels, rule: R
 
 
 def _on_source(entry: Judged, plan: Resampling) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
-    """Interpolate a candidate's voxels onto the oriented source grid; give the box there and which of its voxels belong to it."""
+    """Give a candidate's box on the oriented source grid and which of its voxels belong to it."""
+    region, values, middle = _sampled(entry, plan)
+    return region, _middle_piece(values >= 0.5, middle)
+
+
+def _sampled(entry: Judged, plan: Resampling) -> tuple[tuple[slice, ...], NDArray[np.float32], list[int]]:
+    """Interpolate a candidate's voxels onto the oriented source grid; give the box there, their probabilities, and its middle there."""
     region, places = [], []
     for axis, middle in enumerate(entry.voxel):
         at = plan.model_places(axis) - (middle - SIDE // 2)
@@ -169,8 +190,8 @@ def _on_source(entry: Judged, plan: Resampling) -> tuple[tuple[slice, ...], NDAr
         places.append(at[inside])
     mesh = np.stack([axis.ravel() for axis in np.meshgrid(*places, indexing="ij")])
     values = cells.sample(torch.from_numpy(entry.voxels)[None], mesh)[0].numpy()
-    values = values.reshape([len(axis) for axis in places])
-    return tuple(region), _middle_piece(values >= 0.5, [int(np.abs(axis - SIDE // 2).argmin()) for axis in places])
+    nearest = [int(np.abs(axis - SIDE // 2).argmin()) for axis in places]
+    return tuple(region), values.reshape([len(axis) for axis in places]), nearest
 
 
 def _middle_piece(mask: NDArray[np.bool_], middle: list[int]) -> NDArray[np.bool_]:

@@ -78,13 +78,18 @@ class Nodules(_Part):
 
 
 class Options(_Part):
-    """The card's [runtime.options]. spacing_mm is that of the fine grid, on which borders are drawn and cubes cut."""
+    """The card's [runtime.options].
+
+    spacing_mm     of the fine grid, on which borders are drawn and cubes cut
+    probabilities  (nodules.label,) where the probability at each voxel is kept, for a parametric map
+    """
 
     orientation: Literal["SPL"]
     spacing_mm: float = Field(gt=0.5, le=2)
     lungs: Lungs
     guard: guard.Guard
     nodules: Nodules
+    probabilities: tuple[int, ...] = ()
 
 
 def load(shelved: ShelvedCard, device: str) -> LungNodules:
@@ -123,6 +128,8 @@ def _agree(card: Card, options: Options) -> None:
         raise ValueError(f"lungs.left and lungs.right must be the card's organ labels, which are {organs}")
     if marks != [options.nodules.label]:
         raise ValueError(f"the card's finding labels are {marks}, nodules.label says another")
+    if options.probabilities not in {(), (options.nodules.label,)}:
+        raise ValueError(f"probabilities may name the finding's label alone, [{options.nodules.label}]")
     label = card.label(options.nodules.label)
     if label.threshold not in {None, options.nodules.threshold} or label.min_volume_ml not in {0, options.nodules.min_volume_ml}:
         raise ValueError("nodules.threshold and min_volume_ml must be those of the output label")
@@ -176,9 +183,18 @@ class LungNodules:
             judged = nodules.judge(self._patches, tensor, found.voxels, options.nodules.rule, lambda part: progress(0.4 + 0.55 * part))
             instances, findings = nodules.place(judged, fine, labels, options.nodules.rule)
             remarks = guard.unseen(field, hu, options.spacing_mm)
+            levels = {index: nodules.heat(judged, fine) for index in options.probabilities}
         progress(1.0)
         variant = network.variant("lung-nodules", self._coarse, execution)
-        return Prediction(grid=volume.grid, labels=labels, instances=instances, findings=findings, remarks=remarks, variant=variant)
+        return Prediction(
+            grid=volume.grid,
+            labels=labels,
+            instances=instances,
+            findings=findings,
+            probabilities=levels,
+            remarks=remarks,
+            variant=variant,
+        )
 
     def _shares(self, volume: Volume, plan: transforms.Resampling, execution: Execution, progress: Progress) -> torch.Tensor:
         """Run the coarse network over the scan: (none, left, right) as one softmax on its grid."""

@@ -133,3 +133,23 @@ def test_a_scaled_cube_shows_what_lies_that_much_further_off() -> None:
     assert float(seen[26, 16, 6]) == pytest.approx((30 + 9) + 100 * 29 + 10000 * (31 - 9), rel=1e-5)
     places = np.array([[30, 29, 31], [0, 59, 3]])
     assert torch.equal(cubes.cut_scaled(volume, places.astype(float), 1.0), cubes.cut(volume, places))
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_the_map_is_highest_where_the_likeliest_candidate_was(name: str) -> None:
+    """In every orientation the map's peak lies in the patient at the likelier candidate's place, with its probability; not mirrored."""
+    source = grid(name, SHAPE, SPACING_MM)
+    plan = transforms.resampling(source, "SPL", (1.25, 1.25, 1.25))
+    likely, doubted = ((plan.model.shape[0] // 2, plan.model.shape[1] // 2 - d, plan.model.shape[2] // 2 + d) for d in (9, -9))
+    levels = nodules.heat([entry(likely, 0.8), entry(doubted, 0.2)], plan)
+    assert (levels.shape, levels.dtype) == (source.shape, np.uint8)
+    place = plan.model.to_world_mm(np.array([likely], dtype=float))[0]
+    assert levels.max() == pytest.approx(255 * 0.8, abs=2)
+    peak = source.to_world_mm(np.argwhere(levels >= 0.99 * levels.max()).mean(axis=0, keepdims=True))[0]
+    assert np.linalg.norm(peak - place) < 1.5
+    other = plan.model.to_world_mm(np.array([doubted], dtype=float))
+    assert levels[tuple(np.rint(source.to_index(other)[0]).astype(int))] == pytest.approx(255 * 0.2, abs=2)
+    for axis in range(3):
+        mirrored = np.argwhere(np.flip(levels, axis) >= 0.99 * levels.max()).mean(axis=0, keepdims=True)
+        if abs(source.to_index(place[None])[0][axis] - (source.shape[axis] - 1) / 2) * source.spacing_mm[axis] > 2:
+            assert np.linalg.norm(source.to_world_mm(mirrored)[0] - place) > 3
