@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from models import card, registry
-from models.chest import candidates, cubes, lungfield, nodules
+from models.chest import candidates, cubes, guard, lungfield, nodules
 from models.execution import PLAIN
 from models.grids import transforms, windows
 from models.runtimes import lung_nodules
@@ -67,7 +67,9 @@ WATCHED = (
     (windows, "scores"),
     (lungfield, "draw"),
     (lung_nodules.LungNodules, "_labels"),
-    (lung_nodules.LungNodules, "_judge"),
+    (guard, "lungs"),
+    (guard, "unseen"),
+    (nodules, "heat"),
     (candidates, "hull"),
     (candidates, "find"),
     (cubes, "both"),
