@@ -21,7 +21,7 @@ help:
 	@echo "make viewers         fetch OHIF and playwright-core for the viewer tests; viewers-all: every version of OHIF"
 	@echo "make verify          all tests, the long ones with real servers and viewers too"
 	@echo "make bench           every benchmark, each against a peer or a floor in the same run"
-	@echo "make train-chest-ct  train the chest starter again: half an hour of processor time"
+	@echo "make train-chest-ct  train the chest starter again: an hour of processor time; REAL=FOLDER mixes real texture in"
 
 # torch comes first and pinned: unpinned, another package's requirement may bring a CUDA build of several GB.
 $(STAMP): pyproject.toml $(CONSTRAINTS) constraints-reference.txt
@@ -70,7 +70,7 @@ bench: $(STAMP)
 # The first two keep large arrays' memory instead of asking for it anew each time; threads that wait sleep.
 train-chest-ct: $(STAMP)
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 \
-		$(BIN)/python -m models.starter.chest_ct.train
+		$(BIN)/python -m models.starter.chest_ct.train $(if $(REAL),--real $(REAL))
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

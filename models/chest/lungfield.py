@@ -23,6 +23,8 @@ ISLAND_ML = 5.0
 # Airways, bowel and what is around the patient are darker than lung, where the scanner's 0 and the noise allow to say so.
 GAS_HU = -970.0
 LEAST_KNOWN = 0.3
+# The share of an air pocket's faces that must lie on lung for it to be lung.
+ENCLOSED = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ def draw(hu: Floats, shares: torch.Tensor, plans: tuple[Resampling, Resampling],
     mask |= candidates.hull(mask, spacing) & (depth > 0)
     mask |= depth > edge.reach_mm
     mask = _large(mask, spacing)
+    mask |= _enclosed(air & ~mask, mask)
     border = np.clip((edge.air_hu - smooth) / SLOPE_HU, -1, 1).astype(np.float32)
     border = np.where(mask, np.where(air, border, np.float32(0.5)), np.where(air, np.float32(-1), border))
     sure = float(lung[lung > 0.5].mean()) if net.any() else 0.0
@@ -127,6 +130,24 @@ def _missed(aerated: Mask, net: Mask) -> Mask:
     keep = np.bincount(pieces[net], minlength=count + 1) >= LEAST_KNOWN * np.bincount(pieces.ravel(), minlength=count + 1)
     keep[0] = False
     return np.asarray(ndimage.binary_dilation(keep[pieces], iterations=3, mask=aerated))
+
+
+def _enclosed(dark: Mask, mask: Mask) -> Mask:
+    """Give the air, dark as it may be, that borders on lung more than on tissue or the image's edge: a bulla, or lung the network missed.
+
+    Stomach gas under a diaphragm and a trachea beside a lung have walls of tissue, and stay out.
+    """
+    pieces, count = ndimage.label(dark)
+    beside, faces = np.zeros(count + 1), np.zeros(count + 1)
+    for axis in range(3):
+        for step in (slice(None), slice(None, None, -1)):
+            here, lung = np.moveaxis(pieces, axis, 0)[step], np.moveaxis(mask, axis, 0)[step]
+            last = here[:-1] * (here[:-1] != here[1:])
+            beside += np.bincount(last[lung[1:]], minlength=count + 1)
+            faces += np.bincount(last.ravel(), minlength=count + 1) + np.bincount(here[-1].ravel(), minlength=count + 1)
+    keep = beside > ENCLOSED * faces
+    keep[0] = False
+    return np.asarray(keep[pieces])
 
 
 def _sides(leftness: Floats, net: Mask) -> Floats:

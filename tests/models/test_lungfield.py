@@ -24,12 +24,14 @@ def ellipsoid(middle_mm: tuple[float, float, float], radii_mm: tuple[float, floa
 LEFT, RIGHT = ((105.0, 50.0, 37.0), (30.0, 35.0, 30.0)), ((42.0, 50.0, 37.0), (30.0, 35.0, 30.0))
 
 
-def drawn(hu: np.ndarray, off_mm: float = 2.5) -> lungfield.Field:
-    """Draw with a coarse network that is off by some mm everywhere: it sees the ellipsoids smaller."""
+def drawn(hu: np.ndarray, *unseen: tuple[tuple[float, float, float], tuple[float, float, float]], off_mm: float = 2.5) -> lungfield.Field:
+    """Draw with a coarse network that is off by some mm everywhere: it sees the lungs' ellipsoids smaller, and not what is `unseen`."""
     plans = (transforms.resampling(GRID, "SPL", (3.0, 3.0, 3.0)), transforms.resampling(GRID, "SPL", (1.25, 1.25, 1.25)))
     shares = torch.zeros((3, *plans[0].model.shape))
     for index, (middle, radii) in ((1, LEFT), (2, RIGHT)):
         seen = ellipsoid(middle, (radii[0] - off_mm, radii[1] - off_mm, radii[2] - off_mm), plans[0].model)
+        for hidden in unseen:
+            seen &= ~ellipsoid(*hidden, plans[0].model)
         shares[index] = 0.98 * torch.from_numpy(seen.astype(np.float32))
     shares[0] = 1 - shares[1] - shares[2]
     return lungfield.draw(hu.astype(np.float32), shares, plans, EDGE)
@@ -71,6 +73,17 @@ def test_vessels_and_nodules_are_lung() -> None:
     field = drawn(hu)
     assert field.mask[deep].all()
     assert field.mask[near & lungs].mean() > 0.95
+
+
+def test_a_dark_pocket_in_a_lung_is_lung_and_gas_behind_a_wall_is_not() -> None:
+    """A bulla that the network leaves out is lung; gas as dark in a stomach that bulges into a lung, behind 3 mm of wall, is not."""
+    hu, lungs = scene()
+    bulla, stomach = ellipsoid((105.0, 60.0, 37.0), (12.0, 10.0, 12.0)), ellipsoid((42.0, 50.0, 30.0), (10.0, 10.0, 10.0))
+    hu[ellipsoid((42.0, 50.0, 30.0), (13.5, 13.5, 13.5))] = 40.0
+    hu[bulla | stomach] = -1000.0
+    field = drawn(hu, ((105.0, 60.0, 37.0), (15.0, 13.0, 15.0)), ((42.0, 50.0, 30.0), (20.0, 20.0, 20.0)))
+    assert field.mask[bulla & lungs].mean() > 0.99
+    assert not field.mask[stomach].any()
 
 
 def test_a_network_that_calls_soft_tissue_lung_shows_in_aerated() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.grids import windows
+
+REAL_HELP = "a folder of real chest CT without nodules (NIfTI, HU), whose texture is mixed in"
+AVERAGED = 0.995
+"""What the averaged weights keep of themselves at each step: they are those of about the last 200."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,6 +26,7 @@ class Run:
 
     network: nn.Module
     optimiser: torch.optim.Optimizer
+    average: AveragedModel
     done: int = 0
     spent_s: float = 0.0
 
@@ -29,14 +35,27 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
 
+    def stepped(self) -> None:
+        """Count a step, and let the average follow the network."""
+        self.average.update_parameters(self.network)
+        self.done += 1
 
-def begin(network: nn.Module, checkpoint: Path) -> Run:
-    """Start, or go on from the checkpoint where there is one; the network's channels lie last, which bfloat16 wants."""
+
+def begin(network: nn.Module, checkpoint: Path, start: Path | None = None) -> Run:
+    """Start, from the weights in `start` where given, or go on from the checkpoint where there is one.
+
+    The network's channels lie last, which bfloat16 wants.
+    """
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # torch's stubs leave it out
-    run = Run(network=network, optimiser=torch.optim.AdamW(network.parameters(), weight_decay=0.02))
+    if start is not None:
+        network.load_state_dict(load_file(start))
+    averaging = get_ema_multi_avg_fn(AVERAGED)  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
+    run = Run(network=network, optimiser=torch.optim.AdamW(network.parameters(), weight_decay=0.02), average=average)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
         run.optimiser.load_state_dict(state["optimiser"])
         run.done, run.spent_s = int(state["step"]), float(state["spent_s"]) - process_time()
         print(f"going on from step {run.done}", flush=True)
@@ -44,9 +63,10 @@ def begin(network: nn.Module, checkpoint: Path) -> Run:
 
 
 def keep(run: Run, out: Path, checkpoint: Path) -> None:
-    """Write weights and checkpoint, each whole or not at all; of the weights the kernels in half precision, which halves the file."""
-    weights = {name: value.contiguous() for name, value in run.network.state_dict().items()}
-    state = {"network": weights, "optimiser": run.optimiser.state_dict(), "step": run.done}
+    """Write averaged weights and checkpoint, each whole or not at all; kernels in half precision, which halves the file."""
+    weights = {name: value.contiguous() for name, value in run.average.module.state_dict().items()}
+    network = {name: value.contiguous() for name, value in run.network.state_dict().items()}
+    state = {"network": network, "average": run.average.state_dict(), "optimiser": run.optimiser.state_dict(), "step": run.done}
     partial = checkpoint.with_suffix(".partial")
     torch.save(state | {"spent_s": run.spent_s + process_time()}, partial)
     partial.replace(checkpoint)
@@ -68,6 +88,15 @@ class Rate:
         return self.peak * min(rising, falling) + self.lowest
 
 
+def within(step: int, lengths: Sequence[int]) -> tuple[int, int]:
+    """Give which stage a step lies in, and its place there; what is beyond the last counts on in it."""
+    for stage, length in enumerate(lengths[:-1]):
+        if step < length:
+            return stage, step
+        step -= length
+    return len(lengths) - 1, step
+
+
 def forward() -> torch.autocast:
     """Give the context of a forward pass: in bfloat16 where that is five times as fast."""
     return torch.autocast("cpu", torch.bfloat16, enabled=windows.has("bfloat16", "cpu"))
@@ -82,12 +111,18 @@ def report(run: Run, steps: int, losses: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a training is asked to do: where the weights and the checkpoint lie, how long the course is, and where to stop in it."""
+    """What a training is asked to do: where the weights and the checkpoint lie, how long the course is, and where to stop in it.
+
+    start  weights to begin from
+    real   a folder of real CT scans (NIfTI) whose texture is mixed in
+    """
 
     out: Path
     checkpoint: Path
     steps: int
     until: int
+    start: Path | None = None
+    real: Path | None = None
 
 
 def order(about: str, out: Path, steps: int) -> Order:
@@ -97,6 +132,8 @@ def order(about: str, out: Path, steps: int) -> Order:
     parser.add_argument("--checkpoint", type=Path, help="by default beside --out")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--until", type=int, help="stop after this step; the next run goes on")
+    parser.add_argument("--start", type=Path, help="weights to begin from")
+    parser.add_argument("--real", type=Path, help=REAL_HELP)
     parser.add_argument("--threads", type=int, default=1, help="another number rounds sums differently")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -105,4 +142,6 @@ def order(about: str, out: Path, steps: int) -> Order:
         checkpoint=given.checkpoint or given.out.with_suffix(".checkpoint"),
         steps=given.steps,
         until=given.until or given.steps,
+        start=given.start,
+        real=given.real,
     )

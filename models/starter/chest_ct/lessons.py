@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from models.chest import candidates, cubes
 from models.starter.chest_ct.body import View
 from models.starter.chest_ct.generator import Scan, draw_view
+from models.starter.chest_ct.real import Texture, real_block
 
 SPACING_MM = 1.25
 BLOCK_MM = (150.0, 150.0, 150.0)
@@ -32,9 +34,12 @@ class Lessons:
     answer: Tensor
 
 
-def block(seed: int) -> Scan:
-    """Draw one block of lung on the network's grid."""
-    return draw_view(seed, View(spacing_mm=(SPACING_MM, SPACING_MM, SPACING_MM), box_mm=BLOCK_MM), NODULES)
+def block(seed: int, known: Sequence[Texture] = ()) -> Scan:
+    """Draw one block of lung on the network's grid; every third is of real texture where there is any."""
+    spacing_mm = (SPACING_MM, SPACING_MM, SPACING_MM)
+    if known and seed % 3 == 0:
+        return real_block(seed, known, View(spacing_mm=spacing_mm, box_mm=BLOCK_MM), NODULES)
+    return draw_view(seed, View(spacing_mm=spacing_mm, box_mm=BLOCK_MM), NODULES)
 
 
 def lessons_of(scan: Scan, seed: int, most: int = 70) -> Lessons:

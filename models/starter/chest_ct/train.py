@@ -1,28 +1,33 @@
-"""Train both networks of the chest CT starter from nothing but its generator, one after the other.
+"""Train both networks of the chest CT starter, one after the other, from its generator and, where given, the texture of real scans.
 
     make train-chest-ct
+    make train-chest-ct REAL=FOLDER
 
 Each goes on from its checkpoint where there is one; options of a part: `python -m models.starter.chest_ct.train_lungs --help`.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
 
 from models.starter.chest_ct import train_lungs, train_nodules
-from models.starter.chest_ct.course import Order
+from models.starter.chest_ct.course import REAL_HELP, Order
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
     """Train the lungs, then the nodules, into the card's folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", type=Path, help=REAL_HELP)
+    real = parser.parse_args().real
     torch.set_num_threads(1)
     for name, part in (("lungs", train_lungs), ("nodules", train_nodules)):
         out = HERE / f"{name}.safetensors"
-        part.train(Order(out=out, checkpoint=out.with_suffix(".checkpoint"), steps=part.STEPS, until=part.STEPS))
+        part.train(Order(out=out, checkpoint=out.with_suffix(".checkpoint"), steps=part.STEPS, until=part.STEPS, real=real))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.starter.chest_ct.course import Order, Rate, Run, begin, forward, keep, order, report
+from models.starter.chest_ct.course import Order, Rate, Run, begin, forward, keep, order, report, within
 from models.starter.chest_ct.generator import Scan, draw, draw_other
 
 SEED = 20_280
@@ -29,10 +29,10 @@ FIRST_SCAN = 50_000
 POOL = 16
 RENEW_EVERY = 3
 PATCH = (96, 112, 144)
-RATE = Rate(peak=3e-3, lowest=3e-6)
-# (steps, share of patches cut through the lungs): first whole chests, then also small fields of view.
-STAGES = ((400, 0.0), (300, 0.5))
-STEPS = sum(steps for steps, _ in STAGES)
+LOWEST_RATE = 3e-6
+# (steps, share of patches cut through the lungs, peak of the rate): first whole chests, then also small fields of view.
+STAGES = ((400, 0.0, 3e-3), (300, 0.5, 3e-3), (750, 0.35, 2e-3))
+STEPS = sum(steps for steps, _, _ in STAGES)
 CARD = Path(__file__).with_name("card.toml")
 
 
@@ -84,13 +84,11 @@ def cut(rng: np.random.Generator, scan: Scan, settings: Mapping[str, Any], patch
     return scaled[None], torch.from_numpy(organs.astype(np.int64).copy())
 
 
-def stage_at(step: int) -> tuple[int, int, float]:
-    """Give a step's place in its stage, the stage's length, and its share of cut patches."""
-    for steps, share in STAGES[:-1]:
-        if step < steps:
-            return step, steps, share
-        step -= steps
-    return step, *STAGES[-1]
+def stage_at(step: int) -> tuple[float, float]:
+    """Give the learning rate of a step, which rises and falls in each stage, and its share of cut patches."""
+    stage, at = within(step, [steps for steps, _, _ in STAGES])
+    steps, share, peak = STAGES[stage]
+    return Rate(peak=peak, lowest=LOWEST_RATE).at(at, steps), share
 
 
 def narrowed(rng: np.random.Generator, image: Tensor, organs: Tensor) -> None:
@@ -146,17 +144,17 @@ def train(what: Order) -> None:
     """Run the recipe and write the weights."""
     settings = options()
     torch.manual_seed(SEED)
-    run = begin(build(settings), what.checkpoint)
+    run = begin(build(settings), what.checkpoint, what.start)
     pool, recent = Pool(spacing_mm=tuple(settings["spacing_mm"])), []
     for step in range(run.done, what.until):
-        at, length, share = stage_at(step)
-        run.rate(RATE.at(at, length))
+        rate, share = stage_at(step)
+        run.rate(rate)
         rng, scans = np.random.default_rng([SEED, step]), pool.at(step)
         image, organs = cut(rng, scans[int(rng.integers(len(scans)))], settings, PATCH)
         if rng.random() < share:
             narrowed(rng, image, organs)
         recent.append(train_step(run, image[None].contiguous(memory_format=torch.channels_last_3d), organs[None]))
-        run.done = step + 1
+        run.stepped()
         report(run, what.steps, {"lungs": float(np.mean(recent[-50:]))})
         if run.done % 100 == 0 or run.done == what.until:
             keep(run, what.out, what.checkpoint)

@@ -9,6 +9,8 @@ processor has matrix units for bfloat16 the forward pass uses them, five times a
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,32 +20,47 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.chest.patchnet import PatchNet
-from models.starter.chest_ct.course import Order, Rate, Run, begin, forward, keep, order, report
+from models.starter.chest_ct.course import Order, Rate, Run, begin, forward, keep, order, report, within
 from models.starter.chest_ct.lessons import Lessons, block, lessons_of
+from models.starter.chest_ct.real import Texture, textures
 
 SEED = 20_270
 FIRST_BLOCK = 100_000
 BLOCKS = 40
 RENEW_EVERY = 4
+AHEAD = 6
 BATCH, RIGHT_SHARE = 32, 0.4
-STEPS, RATE = 1350, Rate(peak=2e-3, lowest=1e-6)
+LOWEST_RATE = 1e-6
+# (steps, peak of the rate): the rate rises and falls in each.
+STAGES = ((1350, 2e-3), (1500, 1.2e-3))
+STEPS = sum(steps for steps, _ in STAGES)
 
 
 @dataclass(slots=True)
 class Pool:
-    """The blocks lessons are taken from: BLOCKS of them, the oldest replaced every RENEW_EVERY steps."""
+    """The blocks lessons are taken from: BLOCKS of them, the oldest replaced every RENEW_EVERY steps.
 
-    blocks: dict[int, Lessons] = field(default_factory=dict)
+    A second process draws the next ones ahead; what it draws follows from their numbers alone.
+    """
+
+    known: tuple[Texture, ...]
+    beside: Executor
+    blocks: dict[int, Future[Lessons]] = field(default_factory=dict)
 
     def at(self, step: int) -> list[Lessons]:
         """Give the blocks of a step; at the start they are few, so that training begins at once."""
         last = step // RENEW_EVERY + 4
         wanted = range(max(0, last - BLOCKS), last)
-        self.blocks = {number: kept for number, kept in self.blocks.items() if number in wanted}
-        for number in wanted:
+        self.blocks = {number: kept for number, kept in self.blocks.items() if number >= wanted.start}
+        for number in range(wanted.start, last + AHEAD):
             if number not in self.blocks:
-                self.blocks[number] = lessons_of(block(FIRST_BLOCK + number), FIRST_BLOCK + number)
-        return [self.blocks[number] for number in wanted]
+                self.blocks[number] = self.beside.submit(_lessons, FIRST_BLOCK + number, self.known)
+        return [self.blocks[number].result() for number in wanted]
+
+
+def _lessons(seed: int, known: tuple[Texture, ...]) -> Lessons:
+    torch.set_num_threads(1)
+    return lessons_of(block(seed, known), seed)
 
 
 def batch_of(blocks: list[Lessons], step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -105,13 +122,30 @@ def train_step(run: Run, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[
 def train(what: Order) -> None:
     """Run the recipe and write the weights."""
     torch.manual_seed(SEED)
-    run = begin(PatchNet(), what.checkpoint)
-    pool, recent = Pool(), []
+    run = begin(PatchNet(), what.checkpoint, what.start)
+    known = () if what.real is None else textures(what.real)
+    with _beside() as beside:
+        _steps(run, Pool(known=known, beside=beside), what)
+
+
+def rate_at(step: int) -> float:
+    """Give the learning rate of a step."""
+    stage, at = within(step, [steps for steps, _ in STAGES])
+    steps, peak = STAGES[stage]
+    return Rate(peak=peak, lowest=LOWEST_RATE).at(at, steps)
+
+
+def _beside() -> Executor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def _steps(run: Run, pool: Pool, what: Order) -> None:
+    recent = []
     for step in range(run.done, what.until):
-        run.rate(RATE.at(step, what.steps))
+        run.rate(rate_at(step))
         torch.manual_seed(SEED + step)
         recent.append(train_step(run, batch_of(pool.at(step), step)))
-        run.done = step + 1
+        run.stepped()
         judged, painted, right = np.mean(recent[-100:], axis=0)
         report(run, what.steps, {"judged": float(judged), "painted": float(painted), "right": float(right)})
         if run.done % 100 == 0 or run.done == what.until:

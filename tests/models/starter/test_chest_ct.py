@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,13 +13,14 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import ndimage
 
 from models import card, registry
 from models.evaluation import froc
-from models.starter.chest_ct import baseline, calibrate, evaluate, lessons, train_lungs, train_nodules
+from models.starter.chest_ct import baseline, calibrate, evaluate, lessons, real, train_lungs, train_nodules
 from models.starter.chest_ct.body import View
-from models.starter.chest_ct.course import Order, Rate
+from models.starter.chest_ct.course import Order, Rate, begin, keep
 from models.starter.chest_ct.generator import AXES, LEFT, RIGHT, Scan, draw, draw_other, draw_view
 from models.vocabulary import Grid, Model, Prediction, Unfit, Volume
 from tests.servers import shared
@@ -138,7 +140,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Coarse scans, small patches and few lessons, for speed."""
     monkeypatch.setattr(train_lungs, "draw", lambda seed, _spacing, belly: draw(seed, (9.0, 9.0, 9.0), belly=belly))
     monkeypatch.setattr(train_lungs, "PATCH", (16, 32, 32))
-    monkeypatch.setattr(train_nodules, "block", lambda _seed: _block())
+    monkeypatch.setattr(train_nodules, "block", lambda _seed, _known: _block())
+    monkeypatch.setattr(train_nodules, "_beside", lambda: ThreadPoolExecutor(1))  # another process would not see what is replaced here
     monkeypatch.setattr(train_nodules, "BATCH", 6)
 
 
@@ -168,6 +171,66 @@ def test_some_lessons_are_learnt() -> None:
     for _ in range(6):
         after = train_nodules.train_step(run, batch)
     assert sum(after[:2]) < 0.8 * sum(before[:2])
+
+
+def test_the_weights_kept_are_an_average_of_the_last_steps(tmp_path: Path) -> None:
+    """They follow the network slowly: after two steps they lie between its first and its present weights."""
+    torch.manual_seed(0)
+    run = begin(torch.nn.Conv3d(1, 1, 1), tmp_path / "none")
+    first = run.network.weight.item()
+    for _ in range(2):
+        run.network.weight.data.add_(1.0)
+        run.stepped()
+    keep(run, tmp_path / "out", tmp_path / "checkpoint")
+    kept = load_file(tmp_path / "out")["weight"].item()
+    assert run.done == 2
+    assert first < kept < first + 1.1
+
+
+def _texture(folder: Path) -> Path:
+    """Write a scan of the generator as NIfTI (RAS): what a folder of real scans holds."""
+    scan = draw(5, (3.0, 3.0, 3.0), nodules=(0, 0))
+    folder.mkdir()
+    affine = np.diag([-3.0, -3.0, 3.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(scan.volume.array.transpose(2, 1, 0), affine), folder / "a.nii.gz")  # type: ignore[no-untyped-call]
+    return folder
+
+
+def test_real_texture_is_read_to_the_patients_axes(tmp_path: Path) -> None:
+    """A NIfTI's values lie where the patient has them, and its aerated lung is the generator's."""
+    scan = draw(5, (3.0, 3.0, 3.0), nodules=(0, 0))
+    (known,) = real.textures(_texture(tmp_path / "scans"))
+    assert known.spacing_mm == (3.0, 3.0, 3.0)
+    assert _dice(known.lung, scan.organs > 0) > 0.95
+    assert _dice(known.lung[:, :, ::-1], scan.organs > 0) < 0.7
+
+
+def test_nodules_sown_in_real_texture_are_where_they_are_said_to_be(tmp_path: Path) -> None:
+    """The brightest of a solid nodule's surroundings is inside its mask; the same seed gives the same block."""
+    known = real.textures(_texture(tmp_path / "scans"))
+    view = View(spacing_mm=(1.5, 1.5, 1.5), box_mm=(120.0, 120.0, 120.0))
+    scan = real.real_block(7, known, view, (8, 8))
+    again = real.real_block(7, known, view, (8, 8))
+    assert np.array_equal(scan.volume.array, again.volume.array)
+    # A round field of view may cut off the block's corners.
+    shown = [nodule for nodule in scan.nodules if np.hypot(*nodule.centre_mm[:2]) + nodule.diameter_mm / 2 < 60]
+    solid = [nodule for nodule in shown if nodule.kind == "solid" and nodule.site == "free" and nodule.diameter_mm > 8]
+    assert solid
+    for nodule in solid:
+        mask = scan.instances == nodule.number
+        shell = ndimage.binary_dilation(mask, iterations=3) & ~ndimage.binary_dilation(mask) & (scan.organs > 0)
+        assert np.median(scan.volume.array[mask]) > np.median(scan.volume.array[shell]) + 300
+        middle = scan.volume.grid.to_world_mm(np.argwhere(mask).mean(axis=0)[None])[0]
+        assert np.linalg.norm(middle - np.array(nodule.centre_mm)) < 3
+
+
+def test_a_folder_without_lungs_is_refused(tmp_path: Path) -> None:
+    """No file, and a file that shows no lung, each with what to do or what was seen."""
+    with pytest.raises(ValueError, match="no NIfTI file"):
+        real.textures(tmp_path)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 20, 20), np.int16), np.eye(4)), tmp_path / "b.nii")  # type: ignore[no-untyped-call]
+    with pytest.raises(ValueError, match="shows no lung"):
+        real.textures(tmp_path)
 
 
 def test_a_mirrored_patch_renames_its_lungs() -> None:
