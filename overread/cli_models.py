@@ -97,3 +97,36 @@ def models_evaluate(  # noqa: PLR0913, PLR0917 -- each is an option of the comma
 
     wish = command.Wish(name=name, data=data, out=out, skip=skip, directory=directory)
     raise typer.Exit(command.main(options.settings(config), wish, as_json=as_json))
+
+
+@models.command("train")
+def models_train(  # noqa: PLR0913, PLR0917 -- each is an option of the command
+    base: Annotated[str, typer.Argument(metavar="NAME", help="What to start from: chest-ct, or a model trained from it.")],
+    data: Annotated[Path, typer.Option(help="A folder with a folder for each case: image and labels (docs/train.md).")],
+    out: Annotated[Path | None, typer.Option(help="Where model, report and checkpoints go; default: training-NAME.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the new model; default: NAME-site.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps for each of the networks.")] = 400,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="End earlier than that; then the end depends on the machine.")] = None,
+    held_out: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the patients never trained on.")] = 0.25,
+    seed: Annotated[int, typer.Option(min=0, max=1000, help="Which are held out, and every throw of the dice.")] = 0,
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out cases that cannot be read.")] = False,
+    directory: Directory = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune the chest CT starter on your own labelled scans; tell how good it is before and after, on patients held out."""
+    from overread.commands import models_train as command
+
+    wish = command.Wish(
+        base=base,
+        data=data,
+        out=out,
+        name=name,
+        steps=steps,
+        minutes=minutes,
+        held_out=held_out,
+        seed=seed,
+        skip=skip,
+        directory=directory,
+    )
+    raise typer.Exit(command.main(options.settings(config), wish, as_json=as_json))

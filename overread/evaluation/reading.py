@@ -148,8 +148,12 @@ def _open(shelved: ShelvedCard) -> ShelvedCard | None:
         return None
     for label in raw["output"]["labels"]:
         label["threshold"] = None if label["index"] in lowered else label["threshold"]
-    digest = hashlib.sha256(f"{shelved.digest} open".encode()).hexdigest()
-    return replace(shelved, card=Card.model_validate(raw), digest=digest)
+    return replace(shelved, card=Card.model_validate(raw), digest=digest_of(shelved.digest))
+
+
+def digest_of(digest: str) -> str:
+    """Give the digest of a model whose thresholds are lowered: its predictions are others than the model's own."""
+    return hashlib.sha256(f"{digest} open".encode()).hexdigest()
 
 
 def _triple(values: NDArray[np.float64]) -> Triple:

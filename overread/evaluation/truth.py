@@ -27,7 +27,7 @@ def labels(path: Path, grid: Grid, card: Card, values: Mapping[int, int]) -> Ind
     """Read a truth as the card's label indices on the grid; raises Refused where it lies on another."""
     if path.suffix == ".dcm":
         return _segments(path, grid, card)
-    array = _on(path, grid)
+    array = whole_numbers(path, grid)
     found = np.zeros(grid.shape, dtype=np.uint8)
     for value, index in values.items():
         if index:
@@ -37,10 +37,10 @@ def labels(path: Path, grid: Grid, card: Card, values: Mapping[int, int]) -> Ind
 
 def lesions(path: Path, grid: Grid) -> tuple[Lesion, ...]:
     """Read lesions: parts of a NIfTI by their numbers, or lines of a CSV; raises Refused."""
-    return _listed(path) if path.suffix == ".csv" else _numbered(_on(path, grid), grid)
+    return _listed(path) if path.suffix == ".csv" else numbered(whole_numbers(path, grid), grid)
 
 
-def _on(path: Path, grid: Grid) -> NDArray[np.int64]:
+def whole_numbers(path: Path, grid: Grid) -> NDArray[np.int64]:
     """Read whole numbers that lie voxel for voxel on the grid; raises Refused."""
     array, place = nifti.read(path)
     if place.shape != grid.shape:
@@ -80,7 +80,7 @@ def _segments(path: Path, grid: Grid, card: Card) -> Indices:
     return found
 
 
-def _numbered(array: NDArray[np.int64], grid: Grid) -> tuple[Lesion, ...]:
+def numbered(array: NDArray[np.int64], grid: Grid) -> tuple[Lesion, ...]:
     """Make a lesion of each number: its centre, and the diameter of a ball of its volume.
 
     Example: 524 mm3 have the diameter (6 * 524 / pi)^(1/3) = 10.0 mm.
