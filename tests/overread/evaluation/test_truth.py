@@ -78,6 +78,6 @@ def test_numbered_lesions_have_the_size_of_their_ball() -> None:
     grid = grids.grid("oblique", shape=(24, 40, 40), spacing_mm=(1.0, 0.8, 0.8))
     centre = tuple(float(value) for value in grid.to_world_mm(np.array([[11.0, 20.0, 19.0]]))[0])
     numbers, _ = ndimage.label(grids.ball(grid, (centre[0], centre[1], centre[2]), 4.5))
-    (lesion,) = truth._numbered(numbers.astype(np.int64), grid)
+    (lesion,) = truth.numbered(numbers.astype(np.int64), grid)
     assert lesion.centre_mm == pytest.approx(centre, abs=0.1)
     assert lesion.size_mm == pytest.approx(9, abs=0.3)

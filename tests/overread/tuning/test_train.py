@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.evaluation import froc
 from models.evaluation.froc import Reading, Scored
 from models.tuning import calibrating
 from overread.tuning import comparison
@@ -36,6 +37,7 @@ def train(site: Path, out: Path, *more: str, data: Path | None = None) -> Said:
     return overread("models", "train", "chest-ct", *words, *more)
 
 
+@pytest.mark.timeout(1200)
 def test_a_folder_of_cases_becomes_a_model_folder(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pinned weights other than the base's, figures before and after, a picture; a draft if not better; nothing tells of a patient."""
     monkeypatch.setattr(calibrating, "BLOCKS", 0)
@@ -108,8 +110,11 @@ def seen(score: float, dice: float) -> Seen:
     return Seen(dice=(dice, dice), reading=reading)
 
 
-@pytest.mark.parametrize(("score", "dice", "better"), [(0.9, 0.95, True), (0.9, 0.85, False), (0.1, 0.95, False), (0.3, 0.9, False)])
+VERDICTS = [(0.9, 0.95, True), (0.9, 0.85, False), (froc.MISSED, 0.95, False), (0.3, 0.9, False)]
+
+
+@pytest.mark.parametrize(("score", "dice", "better"), VERDICTS)
 def test_better_is_better_in_a_part_and_worse_in_none(score: float, dice: float, better: bool) -> None:  # noqa: FBT001 -- a parameter
-    """Before, the nodule is found below two false marks, and Dice is 0.9."""
+    """Before, the nodule is found below two false marks, and Dice is 0.9; a nodule that is not found any more is worse."""
     rows = comparison.rows([seen(0.3, 0.9)] * 2, [seen(score, dice)] * 2, (0.55, 0.55))
     assert comparison.verdict(rows, ["nodules", "lungs"])[0] is better
