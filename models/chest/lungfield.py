@@ -142,9 +142,9 @@ def _enclosed(dark: Mask, mask: Mask) -> Mask:
     for axis in range(3):
         for step in (slice(None), slice(None, None, -1)):
             here, lung = np.moveaxis(pieces, axis, 0)[step], np.moveaxis(mask, axis, 0)[step]
-            last = here[:-1] * (here[:-1] != here[1:])
-            beside += np.bincount(last[lung[1:]], minlength=count + 1)
-            faces += np.bincount(last.ravel(), minlength=count + 1) + np.bincount(here[-1].ravel(), minlength=count + 1)
+            ends = (here[:-1] > 0) & (here[1:] == 0)
+            beside += np.bincount(here[:-1][ends & lung[1:]], minlength=count + 1)
+            faces += np.bincount(here[:-1][ends], minlength=count + 1) + np.bincount(here[-1].ravel(), minlength=count + 1)
     keep = beside > ENCLOSED * faces
     keep[0] = False
     return np.asarray(keep[pieces])

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from models.grids import windows
+from models.starter.chest_ct.course import descend
 
 KEEP_EVERY = 50
 RISING = 0.05
@@ -67,12 +67,6 @@ def rate(peak: float, part: float) -> float:
     return peak * min(1.0, (part + 1e-3) / RISING, (1.0 - part) * 3) + 1e-7
 
 
-def forward(device: str) -> torch.autocast:
-    """Give the context of a forward pass: bfloat16 where the device multiplies it in hardware."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=windows.has("bfloat16", kind))
-
-
 def follow(part: Part, plan: Plan, progress: Callable[[Course], None]) -> Course:
     """Train to the end of the plan, from its checkpoint where there is one that agrees; a stop leaves one."""
     optimiser = torch.optim.AdamW(part.network.parameters(), weight_decay=0.02)
@@ -84,10 +78,7 @@ def follow(part: Part, plan: Plan, progress: Callable[[Course], None]) -> Course
         torch.manual_seed(plan.seed * 1_000_003 + course.done)
         part.network.train()
         loss = part.loss(course.done)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(part.network.parameters(), 5.0)
-        optimiser.step()
+        descend(part.network, optimiser, loss)
         course.losses.append(float(loss.detach()))
         course.done += 1
         course.spent_s += perf_counter() - begun

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from models.chest.patchnet import PatchNet
 from models.networks import network as networks
 from models.starter.chest_ct import lessons, train_lungs, train_nodules
+from models.starter.chest_ct.course import forward
 from models.starter.chest_ct.generator import Scan, draw
 from models.starter.chest_ct.lessons import Lessons
-from models.tuning import course
 from models.tuning.examples import LUNGS_MM
 
 FIRST_SEED = 300_000
@@ -85,7 +85,7 @@ class NodulePart:
         # batch_of takes every block alike: each side is repeated as often as the other is long.
         blocks = self._site * len(drawn) + drawn * len(self._site)
         near, wide, voxels, answers = (part.to(device) for part in train_nodules.batch_of(blocks, self._seed * 1_000_003 + step))
-        with course.forward(device):
+        with forward(torch.device(device).type):
             logits, masks = self.network(near.contiguous(), wide.contiguous())
         judged, painted = train_nodules.loss_of(logits.float(), masks.float(), voxels, answers)
         return judged + 0.5 * painted
@@ -110,6 +110,6 @@ class LungPart:
         image, organs = train_lungs.cut(rng, scans[int(rng.integers(len(scans)))], self._settings, train_lungs.PATCH)
         if rng.random() < train_lungs.STAGES[-1][1]:
             train_lungs.narrowed(rng, image, organs)
-        with course.forward(device):
+        with forward(torch.device(device).type):
             output = self.network(image[None].to(device).contiguous(memory_format=torch.channels_last_3d))
         return train_lungs.loss_of(output.float(), organs[None].to(device))

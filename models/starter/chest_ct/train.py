@@ -27,7 +27,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name, part in (("lungs", train_lungs), ("nodules", train_nodules)):
         out = HERE / f"{name}.safetensors"
-        part.train(Order(out=out, checkpoint=out.with_suffix(".checkpoint"), steps=part.STEPS, until=part.STEPS, real=real))
+        part.train(Order(out=out, checkpoint=out.with_suffix(".checkpoint"), until=part.STEPS, real=real))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.starter.chest_ct.course import Order, Rate, Run, begin, forward, keep, order, report, within
+from models.starter.chest_ct.course import Order, Rate, Run, begin, descend, forward, keep, order, report, within
 from models.starter.chest_ct.generator import Scan, draw, draw_other
 
 SEED = 20_280
@@ -133,10 +133,7 @@ def train_step(run: Run, image: Tensor, organs: Tensor) -> float:
     with forward():
         output = run.network(image)
     loss = loss_of(output.float(), organs)
-    run.optimiser.zero_grad()
-    torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
-    run.optimiser.step()
+    descend(run.network, run.optimiser, loss)
     return float(loss.detach())
 
 
@@ -155,7 +152,7 @@ def train(what: Order) -> None:
             narrowed(rng, image, organs)
         recent.append(train_step(run, image[None].contiguous(memory_format=torch.channels_last_3d), organs[None]))
         run.stepped()
-        report(run, what.steps, {"lungs": float(np.mean(recent[-50:]))})
+        report(run, STEPS, {"lungs": float(np.mean(recent[-50:]))})
         if run.done % 100 == 0 or run.done == what.until:
             keep(run, what.out, what.checkpoint)
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from models.chest.patchnet import PatchNet
-from models.starter.chest_ct.course import Order, Rate, Run, begin, forward, keep, order, report, within
+from models.starter.chest_ct.course import Order, Rate, Run, begin, descend, forward, keep, order, report, within
 from models.starter.chest_ct.lessons import Lessons, block, lessons_of
 from models.starter.chest_ct.real import Texture, textures
 
@@ -111,10 +111,7 @@ def train_step(run: Run, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[
     with forward():
         logits, masks = run.network(near.contiguous(), wide.contiguous())
     judged, painted = loss_of(logits.float(), masks.float(), voxels, answers)
-    run.optimiser.zero_grad()
-    torch.autograd.backward(judged + 0.5 * painted)
-    nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
-    run.optimiser.step()
+    descend(run.network, run.optimiser, judged + 0.5 * painted)
     right = ((logits > 0) == (answers > 0)).float().mean()
     return float(judged.detach()), float(painted.detach()), float(right)
 
@@ -147,7 +144,7 @@ def _steps(run: Run, pool: Pool, what: Order) -> None:
         recent.append(train_step(run, batch_of(pool.at(step), step)))
         run.stepped()
         judged, painted, right = np.mean(recent[-100:], axis=0)
-        report(run, what.steps, {"judged": float(judged), "painted": float(painted), "right": float(right)})
+        report(run, STEPS, {"judged": float(judged), "painted": float(painted), "right": float(right)})
         if run.done % 100 == 0 or run.done == what.until:
             keep(run, what.out, what.checkpoint)
 
