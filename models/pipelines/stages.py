@@ -275,6 +275,8 @@ def need(loaded: Loaded, grid: Grid, execution: Execution) -> Need:
     """
     stage = loaded.stage
     execution = execution if stage.windowed else PLAIN
+    if "precision" in loaded.program.facts:  # the file has its own, whatever is asked for
+        execution = replace(execution, precision="float32")
     layout = layout_of(stage, stage.plan(grid).model.shape)
     voxels, roles = math.prod(layout.shape), len(loaded.card.inputs)
     taken = loaded.program.window_bytes * math.prod(layout.window) // math.prod(stage.probe) or 400 * math.prod(layout.window)

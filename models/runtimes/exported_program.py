@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from models.card import ShelvedCard
-from models.networks.program import Program, outputs_of
+from models.networks.program import Outputs, Program, Run, outputs_of
 from models.pipelines import pipeline, stages
 
 OPERATION = re.compile(r"torch\.ops\.(aten|prims|higher_order)\.\w+(\.\w+)*|torch\.(ops\.)?sym_\w+|_operator\.\w+|math\.\w+")
@@ -55,11 +55,21 @@ def program(asked: stages.Asked) -> Program:
     except Exception as error:
         raise ValueError(f"the file is no exported program that this torch reads: {_first_line(error)}") from error
     return Program(
-        run=lambda windows: outputs_of(module(windows)),
+        run=_as_written(module, torch.device(asked.device).type),
         device=asked.device,
         single=_batch_is_fixed(exported),
-        facts={"runtime": "exported-program", "torch": str(torch.__version__)},
+        facts={"runtime": "exported-program", "precision": "float32", "torch": str(torch.__version__)},
     )
+
+
+def _as_written(module: Any, kind: str) -> Run:
+    """Give the program in its own precision: a graph may hold types it was written down with, which autocast breaks."""
+
+    def run(windows: torch.Tensor) -> Outputs:
+        with torch.autocast(kind, enabled=False):
+            return outputs_of(module(windows))
+
+    return run
 
 
 def without_code(content: bytes) -> None:

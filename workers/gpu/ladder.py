@@ -120,10 +120,12 @@ def predict(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str, po
     Raises Unfit, Broken, BadCard, Poisoned; where no way does, Misconfigured if the machine is too small for it, else Retryable.
     """
     try:
-        return _climb(shelved, volumes, device, policy)
+        found = _climb(shelved, volumes, device, policy)
     except Exception as error:  # a card is at fault, says who loads a model on a lost device: the cause tells
         watchdog.raise_if_poisoned(error, device)
         raise
+    memory.give_back()  # else glibc keeps what this series took, hundreds of MB that the next admission of any process counts as taken
+    return found
 
 
 def _climb(shelved: ShelvedCard, volumes: Mapping[str, Volume], device: str, policy: Policy) -> Prediction:

@@ -182,14 +182,20 @@ class Bundle:
         return 400 * math.prod(window)
 
     def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
-        """Estimate the scores on the model's grid and on the source's, each twice, and the windows in the network."""
+        """Estimate the scores on the model's grid three times, the channels that return to the source grid, and the windows.
+
+        MONAI's return along lines works in float64: three coordinates a voxel, and each channel in double beside its float32.
+        Where channels return a few at a time the best class so far stands beside them, twice. Measured by bench/need.py.
+        """
         grid, made, facts = grids[self._setup.card.reference_role], self._setup.chain, self._setup.facts
         source = math.prod(grid.shape)
         spacing = made.spacing_mm
         factors = [old / new for old, new in zip(reversed(grid.spacing_mm), spacing, strict=True) if new > 0] if spacing else []
         model = source * math.prod(factors)
         window = math.prod(inferring.window(made.inferer, facts.shape))
-        scores = 0 if self._setup.card.output.kind == "scores" else int(8 * (made.returned(facts.outputs) * source + facts.outputs * model))
+        returned = made.returned(facts.outputs)
+        a_voxel = (24 + 12 * returned if spacing else 8 * returned) + (24 if 1 < returned < facts.outputs else 0)
+        scores = 0 if self._setup.card.output.kind == "scores" else int(a_voxel * source + 12 * facts.outputs * model)
         run = execution.batch * int(execution.activations * self._window_bytes + 4 * window * (facts.inputs + facts.outputs))
         images_bytes = int(4 * facts.inputs * (source + 2 * model))
         if execution.stitch == "host":

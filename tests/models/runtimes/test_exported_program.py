@@ -15,6 +15,7 @@ import torch
 
 from models import registry
 from models.card import BadCard
+from models.pipelines import stages
 from models.runtimes import exported_program
 from tests.models import programs
 from tests.models.shelf import labels, shelve
@@ -111,3 +112,22 @@ def test_pickled_tensors_are_refused() -> None:
     """A weight that the archive's table calls pickled is not opened."""
     with pytest.raises(ValueError, match="pickled tensors"):
         exported_program.without_code(pickled_weight(archive()))
+
+
+def test_a_program_with_types_of_its_own_runs_where_half_precision_is_asked_for() -> None:
+    """Under autocast such a graph breaks off; it runs as it was written, and says so."""
+
+    class Casting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = programs.random(1, 3)
+
+        def forward(self, seen: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = self.inner(seen)
+            return scores.to(torch.float32).exp()
+
+    content = programs.saved(torch.export.export(Casting().eval(), (torch.zeros(1, 1, 8, 8, 8),)))
+    opened = exported_program.program(stages.Asked(stage=None, files={"network.pt2": content}, device="cpu", roles=1))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = opened(torch.ones(1, 1, 8, 8, 8))
+    assert (found.dtype, opened.facts["precision"]) == (torch.float32, "float32")
