@@ -221,7 +221,7 @@ def encode(dataset: Dataset, kind: Kind) -> ComposedObject:
 def _written(dataset: Dataset) -> bytes:
     """Write Part 10 bytes; native pixels, which come last, are put behind what pydicom writes: it copies them three times."""
     pixels = dataset.get("PixelData")
-    if not pixels or dataset.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian or max(dataset.keys()) != PIXEL_DATA:
+    if not pixels or len(pixels) % 2 or dataset.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian or max(dataset.keys()) != PIXEL_DATA:
         return _by_pydicom(dataset)
     dataset.PixelData = b""
     head = _by_pydicom(dataset)
