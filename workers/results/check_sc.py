@@ -112,11 +112,7 @@ def _check_page(request: ComposeRequest, page: Dataset) -> set[int]:
     """Check one page; give the slices that it shows."""
     form = tuple(page.get(keyword) for keyword in ("SOPClassUID", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated"))
     size = page.Rows * page.Columns * 3
-    if (
-        form != (SECONDARY_CAPTURE, "RGB", 3, 8)
-        or page.get("PlanarConfiguration") != 0
-        or len(page.PixelData) not in (size, size + size % 2)
-    ):
+    if form != (SECONDARY_CAPTURE, "RGB", 3, 8) or page.get("PlanarConfiguration") != 0 or len(page.PixelData) != size + size % 2:
         raise Refused("a page is not an 8-bit colour image of its size")
     if (page.get("BurnedInAnnotation"), page.get("ConversionType")) != ("YES", "WSD"):
         raise Refused("a page does not say that words are burned in, or how it was made")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian
 
 from node.errors import Refused
+from node.profiles import BUILT_IN
 from tests.workers.results import scans
 from workers.results import check_frames, compose, elements, header
 
@@ -103,7 +105,7 @@ def test_bits_are_counted_and_unpacked_row_by_row(shape: tuple[int, int]) -> Non
         assert frame.rows(slice(0, 0)).shape == (0, shape[1])
 
 
-@pytest.mark.parametrize("pixels", [b"", bytes(range(200)) * 10])
+@pytest.mark.parametrize("pixels", [b"", bytes(range(200)) * 10, b"odd"])
 def test_pixels_are_put_behind_what_pydicom_writes(pixels: bytes) -> None:
     """An object's bytes are those that pydicom writes in one piece, whether it has pixels or not."""
     dataset = Dataset()
@@ -117,6 +119,30 @@ def test_pixels_are_put_behind_what_pydicom_writes(pixels: bytes) -> None:
     ours, buffer = header.encode(dataset, "seg"), BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
     assert ours.dataset_bytes == buffer.getvalue()
+
+
+def test_pages_of_an_odd_number_of_bytes_are_padded_and_refused_unpadded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixel data is of even length (PS3.5 7.1.1); an archive breaks off the association at what is not, and never says why."""
+    request = replace(scans.request(scans.Scan(shape=(10, 61, 63))), profile=BUILT_IN["basic"])
+    pages = [pydicom.dcmread(BytesIO(entry.dataset_bytes)) for entry in compose(request).objects if entry.kind == "sc"]
+    sizes = [page.Rows * page.Columns * 3 for page in pages]
+    assert any(size % 2 for size in sizes)
+    assert [len(page.PixelData) for page in pages] == [size + size % 2 for size in sizes]
+    monkeypatch.setattr(header, "_written", _unpadded)
+    with pytest.raises(Refused, match="colour image of its size"):
+        compose(request)
+
+
+def _unpadded(dataset: Dataset) -> bytes:
+    """Write an object that ends with its last pixel, odd or not."""
+    buffer = BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    odd = dataset.get("PixelData") is not None and len(dataset.PixelData) % 2
+    if not odd:
+        return buffer.getvalue()
+    behind = len(dataset.PixelData)
+    whole = buffer.getvalue()[:-1]
+    return whole[: -behind - 4] + behind.to_bytes(4, "little") + whole[-behind:]
 
 
 def test_a_report_lists_the_evidence_that_highdicom_would() -> None:

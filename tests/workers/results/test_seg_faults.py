@@ -150,11 +150,11 @@ def test_segments_that_overlap_must_be_said_to(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_organ_lost_from_the_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gate finds the organs in the prediction itself, not in the writer's list of them."""
-    from workers.results import segments  # noqa: PLC0415
+    """The gate finds the organs in the prediction itself, not in what the plan and the measures were told that labels cover."""
+    import workers.results as package  # noqa: PLC0415
 
-    right = segments.covers
-    monkeypatch.setattr(segments, "covers", lambda array: {value: found for value, found in right(array).items() if value != 2})
+    right = package.covers
+    monkeypatch.setattr(package, "covers", lambda array: {value: found for value, found in right(array).items() if value != 2})
     request: ComposeRequest = asked(scans.request(nodules=0), sr_form="text")
     with pytest.raises(Refused, match="one segment for each"):
         compose(request)
