@@ -12,7 +12,7 @@ PLAYWRIGHT := 1.64.1
 PLAYWRIGHT_STAMP := $(VIEWERS)/.playwright-$(PLAYWRIGHT)
 WORKERS ?= 2
 
-.PHONY: help install demo test lint verify bench train-chest-ct viewers viewers-all clean
+.PHONY: help install demo test lint verify bench train-chest-ct evaluate-chest-ct viewers viewers-all clean
 
 help:
 	@echo "make demo            the whole path on a generated chest CT: archive, node, result, pictures"
@@ -21,6 +21,7 @@ help:
 	@echo "make viewers         fetch OHIF and playwright-core for the viewer tests; viewers-all: every version of OHIF"
 	@echo "make verify          all tests, the long ones with real servers and viewers too"
 	@echo "make bench           every benchmark, each against a peer or a floor in the same run"
+	@echo "make evaluate-chest-ct  its figures and pictures again, beside a baseline; resumes; REAL=FOLDER judges real scans too"
 	@echo "make train-chest-ct  train the chest starter again: an hour of processor time; REAL=FOLDER mixes real texture in"
 
 # torch comes first and pinned: unpinned, another package's requirement may bring a CUDA build of several GB.
@@ -71,6 +72,9 @@ bench: $(STAMP)
 train-chest-ct: $(STAMP)
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 \
 		$(BIN)/python -m models.starter.chest_ct.train $(if $(REAL),--real $(REAL))
+
+evaluate-chest-ct: $(STAMP)
+	$(BIN)/python bench/chest_ct.py --processes $(WORKERS) $(if $(REAL),--real $(REAL))
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

@@ -14,7 +14,7 @@ from node.settings import Peer, Settings
 from node.spool import Spool
 
 
-def soon(condition: Callable[[], object], within_s: float = 10) -> None:
+def soon(condition: Callable[[], object], within_s: float = 30) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + within_s
     while not condition():

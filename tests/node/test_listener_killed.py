@@ -16,7 +16,8 @@ from tests.node.raw import Caller
 from tests.node.wire import ct, encoded
 
 SERVE = """
-import sys, threading
+import faulthandler, sys, threading
+faulthandler.dump_traceback_later(120, exit=True)  # one that hangs tells where
 from pathlib import Path
 from node.ledger import open_ledger
 from node.listener import Listener
@@ -25,6 +26,7 @@ from node.spool import Spool
 settings = Settings.model_validate({"node": {"data_dir": sys.argv[1], "port": 0, "free_disk_min_mb": 0}})
 listener = Listener(settings, open_ledger(settings), Spool(settings.data_dir))
 listener.start()
+faulthandler.cancel_dump_traceback_later()
 print("port", listener.port, flush=True)
 threading.Event().wait()
 """

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.starter.chest_ct.body import Body, Depths, Mass, View, airless, begin, frame_of, lungs, plain_lungs
-from models.starter.chest_ct.nodules import Nodule, sow
+from models.starter.chest_ct.nodules import Nodule, shown, sow
 from models.starter.chest_ct.parenchyma import parenchyma
 from models.starter.chest_ct.scanner import acquire
 from models.starter.chest_ct.shapes import Array, Frame, smooth_noise
@@ -66,7 +66,8 @@ def draw_view(seed: int, view: View, nodules: tuple[int, int]) -> Scan:
     hu += (texture - hu) * lung
     truth = (lung > 0.5).astype(np.uint8) * np.where(body.x > 0, LEFT, RIGHT).astype(np.uint8)
     seen = acquire(body.rng, hu, body.frame.spacing_mm)
-    return Scan(volume=_volume(seen, body.frame), organs=truth, instances=instances, nodules=found, masses=tuple(body.masses))
+    found = shown(instances, found, seen.shown)
+    return Scan(volume=_volume(seen.hu, body.frame), organs=truth, instances=instances, nodules=found, masses=tuple(body.masses))
 
 
 def _room(body: Body) -> tuple[Array, Array]:
@@ -94,7 +95,7 @@ def draw_other(seed: int, spacing_mm: Triple = (2.0, 2.0, 2.0)) -> Scan:
     hu[gas] = rng.uniform(-1000, -900)
     hu += smooth_noise(rng, frame, 15) * rng.uniform(0, 15)
     seen = acquire(rng, hu, frame.spacing_mm)
-    return Scan(volume=_volume(seen, frame), organs=np.zeros(frame.shape, np.uint8), instances=np.zeros(frame.shape, np.uint16))
+    return Scan(volume=_volume(seen.hu, frame), organs=np.zeros(frame.shape, np.uint8), instances=np.zeros(frame.shape, np.uint16))
 
 
 def _volume(hu: NDArray[np.int16], frame: Frame) -> Volume:

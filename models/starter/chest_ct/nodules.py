@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +12,23 @@ from models.starter.chest_ct.shapes import Array, Lesion, Point, stamp_lesion
 from models.vocabulary import Triple
 
 KINDS = ("solid", "part-solid", "ground-glass", "cavity")
-SHARES = (0.7, 0.14, 0.12, 0.04)
+SHARES = (0.6, 0.16, 0.2, 0.04)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nodule:
-    """One drawn nodule. centre_mm is LPS (x, y, z); diameter_mm that of the sphere of its volume."""
+    """One drawn nodule. centre_mm is LPS (x, y, z); diameter_mm that of the sphere of its volume.
+
+    kind, site  one of KINDS; where it lies: "free", "vessel", "pleura"
+    """
 
     number: int
     centre_mm: Triple
     diameter_mm: float
     kind: str
     site: str
+    spiculated: bool = False
+    calcified: bool = False
 
 
 def sow(body: Body, texture: Array, inside: Array, count: int) -> tuple[NDArray[np.uint16], tuple[Nodule, ...]]:
@@ -36,20 +41,39 @@ def sow(body: Body, texture: Array, inside: Array, count: int) -> tuple[NDArray[
         radius = float(np.exp(body.rng.uniform(np.log(2.2), np.log(15))))
         centre, site = _site(body, inside, radius, lung)
         kind = str(body.rng.choice(KINDS, p=SHARES))
-        box, whole, core = stamp_lesion(body.rng, body.frame, _look(body, centre, radius, kind))
+        look = _look(body, centre, radius, kind)
+        box, whole, core = stamp_lesion(body.rng, body.frame, look)
         whole = whole * (inside[box] > -0.5)
         mask = whole > 0.5
         if mask.sum() < 2 or (instances[box][mask] > 0).any() or mask.sum() * voxel < 15:
             continue
-        level = _level(body, float(np.median(texture[box])), kind, core)
+        level, calcified = _level(body, float(np.median(texture[box])), kind, core)
         texture[box] = np.maximum(texture[box], texture[box] + (level - texture[box]) * whole)
         if kind == "cavity":
             texture[box] += (np.float32(-930) - texture[box]) * core * whole
         instances[box][mask] = len(found) + 1
         size = (6 * float(whole.sum()) * voxel / np.pi) ** (1 / 3)
         middle = (float(centre[0]), float(centre[1]), float(centre[2]))
-        found.append(Nodule(number=len(found) + 1, centre_mm=middle, diameter_mm=size, kind=kind, site=site))
+        spiculated = look.spicules > 0
+        number = len(found) + 1
+        found.append(
+            Nodule(number=number, centre_mm=middle, diameter_mm=size, kind=kind, site=site, spiculated=spiculated, calcified=calcified)
+        )
     return instances, tuple(found)
+
+
+def shown(instances: NDArray[np.uint16], found: tuple[Nodule, ...], columns: NDArray[np.bool_]) -> tuple[Nodule, ...]:
+    """Give the nodules of which the field of view shows nearly all; the others are taken out of the masks.
+
+    A nodule that nobody can see would be taught, and asked for, in vain.
+    """
+    voxels = np.bincount(instances.ravel(), minlength=len(found) + 1)
+    inside = np.bincount(instances[:, columns].ravel(), minlength=len(found) + 1)
+    kept = [nodule for nodule in found if inside[nodule.number] > 0.9 * voxels[nodule.number]]
+    numbers = np.zeros(len(found) + 1, np.uint16)
+    numbers[[nodule.number for nodule in kept]] = np.arange(1, len(kept) + 1)
+    instances[:] = numbers[instances]
+    return tuple(replace(nodule, number=int(numbers[nodule.number])) for nodule in kept)
 
 
 def _site(body: Body, inside: Array, radius: float, lung: NDArray[np.int64]) -> tuple[Point, str]:
@@ -82,10 +106,11 @@ def _look(body: Body, centre: Point, radius: float, kind: str) -> Lesion:
     return Lesion(centre=centre, radius_mm=radius, lumps=body.between(0, 0.18), spicules=rough, edge_mm=edge, core=core)
 
 
-def _level(body: Body, around_hu: float, kind: str, core: Array) -> Array:
-    """Give HU of a nodule's points: haze, and its core dense; one in seven is calcified."""
+def _level(body: Body, around_hu: float, kind: str, core: Array) -> tuple[Array, bool]:
+    """Give HU of a nodule's points: haze, and its core dense; and whether that is calcified, as one in seven is."""
     haze = max(body.between(-680, -380), around_hu + 150)
-    dense = body.between(-30, 120) if body.chance(0.85) else body.between(150, 800)
+    soft = body.chance(0.85)
+    dense = body.between(-30, 120) if soft else body.between(150, 800)
     share = np.ones_like(core) if kind in {"solid", "cavity"} else core
     level: Array = haze + (dense - haze) * share
-    return level.astype(np.float32)
+    return level.astype(np.float32), not soft and kind != "ground-glass"

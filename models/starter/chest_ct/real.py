@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from models.starter.chest_ct.body import Body, View, frame_of
 from models.starter.chest_ct.generator import AXES, LEFT, RIGHT, Scan
-from models.starter.chest_ct.nodules import sow
+from models.starter.chest_ct.nodules import shown, sow
 from models.starter.chest_ct.scanner import acquire
 from models.starter.chest_ct.shapes import Array, Frame, smooth_noise
 from models.vocabulary import Grid, Triple, Volume
@@ -53,15 +53,22 @@ def textures(folder: Path) -> tuple[Texture, ...]:
 
 def texture(path: Path) -> Texture:
     """Read one NIfTI of HU, laid along the patient's axes; raises ValueError where it shows no lung."""
+    hu, spacing_mm = read_hu(path)
+    spline = ndimage.spline_filter(hu, output=np.float32)
+    return Texture(spline=spline, lung=lung_of(hu, spacing_mm, path.name), spacing_mm=spacing_mm)
+
+
+def read_hu(path: Path) -> tuple[Array, Triple]:
+    """Read one NIfTI of HU as (z, y, x) to the head, the back and the patient's left, and its spacing in mm."""
     image: Any = nibabel.as_closest_canonical(nibabel.load(path))  # type: ignore[no-untyped-call]
     # Canonical axes grow to the right, the front and the head; here x grows to the left and y to the back.
     hu = np.ascontiguousarray(np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)[:, ::-1, ::-1])
     dx, dy, dz = (float(step) for step in image.header.get_zooms()[:3])
-    spline = ndimage.spline_filter(hu, output=np.float32)
-    return Texture(spline=spline, lung=_lung(hu, (dz, dy, dx), path.name), spacing_mm=(dz, dy, dx))
+    return hu, (dz, dy, dx)
 
 
-def _lung(hu: Array, spacing_mm: Triple, name: str) -> NDArray[np.bool_]:
+def lung_of(hu: Array, spacing_mm: Triple, name: str) -> NDArray[np.bool_]:
+    """Give which voxels are aerated lung: what is airy and hangs together, but not the air around the patient. Raises ValueError."""
     smooth = ndimage.gaussian_filter(hu, [1.5 / step for step in spacing_mm])
     parts, count = ndimage.label(smooth < AIR_HU)
     ml = np.bincount(parts.ravel(), minlength=count + 1) * float(np.prod(spacing_mm)) / 1000
@@ -99,8 +106,9 @@ def real_block(seed: int, known: Sequence[Texture], view: View, nodules: tuple[i
     organs = closed.astype(np.uint8) * np.where(frame.x_mm[None, None, :] > 0, LEFT, RIGHT).astype(np.uint8)
     origin = (float(frame.x_mm[0]), float(frame.y_mm[0]), float(frame.z_mm[0]))
     grid = Grid(shape=frame.shape, origin_mm=origin, axes=AXES, spacing_mm=spacing_mm)
-    volume = Volume(array=acquire(rng, hu, spacing_mm), grid=grid, unit="HU", modality="CT")
-    return Scan(volume=volume, organs=organs, instances=instances, nodules=found)
+    acquired = acquire(rng, hu, spacing_mm)
+    volume = Volume(array=acquired.hu, grid=grid, unit="HU", modality="CT")
+    return Scan(volume=volume, organs=organs, instances=instances, nodules=shown(instances, found, acquired.shown))
 
 
 def _bent(rng: np.random.Generator, frame: Frame, seen: Texture) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -10,8 +12,16 @@ from models.starter.chest_ct.shapes import Array
 from models.vocabulary import Triple
 
 
-def acquire(rng: np.random.Generator, hu: Array, spacing_mm: Triple) -> NDArray[np.int16]:
-    """Turn tissue into what a scanner would give of it, on the same voxels.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a scanner gives of tissue, on the same voxels: HU, and which columns (y, x) of voxels lie in its field of view."""
+
+    hu: NDArray[np.int16]
+    shown: NDArray[np.bool_]
+
+
+def acquire(rng: np.random.Generator, hu: Array, spacing_mm: Triple) -> Seen:
+    """Turn tissue into what a scanner would give of it.
 
     On a grid finer along z than the drawn slice thickness, slices are taken that far apart and interpolated back.
     """
@@ -30,12 +40,13 @@ def acquire(rng: np.random.Generator, hu: Array, spacing_mm: Triple) -> NDArray[
     if thick > dz:
         hu = _through_slices(hu, dz, thick, float(rng.random()))
     hu = hu * np.float32(rng.uniform(0.97, 1.03)) + np.float32(rng.uniform(-20, 20))
+    ny, nx = hu.shape[1:]
+    shown = np.ones((ny, nx), dtype=bool)
     if rng.random() < 0.4:
-        ny, nx = hu.shape[1:]
         y, x = (np.arange(ny)[:, None] - ny / 2) * dy, (np.arange(nx)[None, :] - nx / 2) * dx
-        hu[:, np.hypot(y, x) > max(nx, ny) * dy / 2 * rng.uniform(1.0, 1.1)] = rng.choice([-1024.0, -1000.0])
-    kept: NDArray[np.int16] = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
-    return kept
+        shown = np.hypot(y, x) <= max(nx, ny) * dy / 2 * rng.uniform(1.0, 1.1)
+        hu[:, ~shown] = rng.choice([-1024.0, -1000.0])
+    return Seen(hu=np.clip(np.rint(hu), -1024, 3071).astype(np.int16), shown=shown)
 
 
 def _through_slices(hu: Array, dz: float, thick: float, phase: float) -> Array:

@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from scipy import ndimage
 
 from models import card, registry
-from models.evaluation import froc
-from models.starter.chest_ct import baseline, calibrate, evaluate, lessons, real, train_lungs, train_nodules
+from models.starter.chest_ct import calibrate, lessons, real, train_lungs, train_nodules
 from models.starter.chest_ct.body import View
 from models.starter.chest_ct.course import Order, Rate, begin, keep
+from models.starter.chest_ct.evaluation import baseline, cases
 from models.starter.chest_ct.generator import AXES, LEFT, RIGHT, Scan, draw, draw_other, draw_view
 from models.vocabulary import Grid, Model, Prediction, Unfit, Volume
 from tests.servers import shared
 
-CARD = Path(evaluate.__file__).with_name("card.toml")
+CARD = Path(lessons.__file__).with_name("card.toml")
 COARSE = (4.0, 3.0, 3.0)
 
 
@@ -341,21 +341,11 @@ def test_a_real_chest_has_its_lungs_on_their_sides() -> None:
     assert np.median(volume.array[labels > 0]) < -600
 
 
-def test_the_baseline_finds_lungs_so_the_comparison_is_fair() -> None:
-    """The baseline is a working method: its lungs are right on an easy scan."""
+def test_the_baseline_is_a_working_method() -> None:
+    """Else the comparison was unfair: its lungs are right on an easy scan, and its best marks lie at solid nodules."""
     scan, _ = _predicted()
-    labels, _ = baseline.judge(scan.volume)
+    labels, marks = baseline.judge(scan.volume)
     assert _dice(labels > 0, scan.organs > 0) > 0.8
-
-
-def test_a_case_is_read_by_the_common_rules() -> None:
-    """The truth itself, given as a judge's answer, has Dice 1, finds every nodule that counts and marks nothing falsely."""
-    case = evaluate.case_of(_scan(), "truth")
-    tally = evaluate.Tally()
-    marks = tuple(froc.Mark(centre_mm=lesion.centre_mm, score=0.9) for lesion in case.lesions)
-    evaluate.count(tally, case, (case.lungs, marks))
-    assert tally.dice[0] == (1.0, 1.0)
-    assert tally.hd95_mm == [0.0, 0.0]
-    assert all(lesion.score == 0.9 for lesion in tally.readings[0].lesions)
-    assert tally.readings[0].false_marks == ()
-    assert evaluate.reliability(tally) == [(pytest.approx(0.9), 1.0, len(tally.readings[0].lesions))]
+    solid = [lesion for lesion in cases.case_of(scan).lesions if lesion.size_mm >= 8 and lesion.kind.startswith("solid")]
+    assert solid
+    assert all(any(lesion.is_hit(mark.centre_mm) for mark in marks[:20]) for lesion in solid)

@@ -1,0 +1,117 @@
+"""Results to rows of figures with intervals: whole scans are resampled, because what is in one scan hangs together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.evaluation import froc, interval
+from models.evaluation.froc import Reading, Scored
+from models.evaluation.interval import Interval
+from models.starter.chest_ct.evaluation.scoring import Lung, Result
+
+SIZES_MM = ((4.0, 6.0), (6.0, 8.0), (8.0, 12.0), (12.0, 20.0), (20.0, 40.0))
+WORDS = ("solid", "part-solid", "ground-glass", "cavity", "free", "vessel", "pleura", "spiculated", "calcified")
+COUNTED_MM = 6.0
+COMPARED_AT = 1.0
+RESAMPLES = 300
+NAN = float("nan")
+Results = Mapping[str, Sequence[Result]]
+Of = Callable[[Scored], bool]
+Figure = Callable[[Sequence[Result]], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure by judge, and how many lungs, lesions or scans it rests on."""
+
+    name: str
+    among: int
+    values: Mapping[str, Interval]
+
+
+def classes() -> dict[str, Of]:
+    """Give the classes of lesions by name; all but those by size begin at COUNTED_MM."""
+
+    def sized(low: float, high: float) -> Of:
+        return lambda lesion: low <= lesion.size_mm < high
+
+    def called(word: str) -> Of:
+        return lambda lesion: lesion.size_mm >= COUNTED_MM and word in lesion.kind.split()
+
+    found = {f"{COUNTED_MM:g} mm and more": sized(COUNTED_MM, np.inf)}
+    return found | {f"{low:g} to {high:g} mm": sized(low, high) for low, high in SIZES_MM} | {word: called(word) for word in WORDS}
+
+
+def rows(results: Results, threshold: float) -> list[Row]:
+    """Give the rows of a group of scans that every judge saw; `threshold` is the operating point of the judge "model".
+
+    Classes are told for every judge at its own threshold that leaves COMPARED_AT false marks a scan, so that they can be compared.
+    """
+    some = next(iter(results.values()))
+    lesions = [lesion for result in some for lesion in result.lesions]
+    known = {name: (of, sum(map(of, lesions))) for name, of in classes().items()}
+    counted, among = known[f"{COUNTED_MM:g} mm and more"]
+    found = [*_lung_rows(results), _row("declined", len(some), results, _declined, resampled=False)]
+    if among:
+        found += [_row(f"sensitivity at {rate:g} false marks", among, results, _at(rate, counted)) for rate in froc.RATES]
+    found += [_row(f"... {name}, at {COMPARED_AT:g}", n, results, _at(COMPARED_AT, of)) for name, (of, n) in known.items() if n]
+    own = {judge: given for judge, given in results.items() if judge == "model"}
+    found.append(_row("false marks at the operating point", len(some), own, lambda given: froc.false_rate(_readings(given), threshold)))
+    found += [_row(f"... {name}, found there", n, own, _above(threshold, of)) for name, (of, n) in known.items() if n]
+    return found
+
+
+def _lung_rows(results: Results) -> list[Row]:
+    count = max(len(_lungs(given)) for given in results.values())
+    if not count:
+        return []
+
+    def row(name: str, what: Callable[[Lung], float], how: Callable[[list[float]], float], *, resampled: bool) -> Row:
+        return _row(name, count, results, lambda given: how([what(lung) for lung in _lungs(given)] or [NAN]), resampled=resampled)
+
+    return [
+        row("lung Dice", lambda lung: lung.dice, _mean, resampled=True),
+        row("lung Dice, worst", lambda lung: lung.dice, min, resampled=False),
+        row("lung HD95, mm", lambda lung: lung.hd95_mm, _mean, resampled=True),
+        row("lung volume, error in %", _error, _mean, resampled=True),
+        row("lung volume, largest error in %", _error, max, resampled=False),
+    ]
+
+
+def _row(name: str, among: int, results: Results, figure: Figure, *, resampled: bool = True) -> Row:
+    if resampled:
+        values = {judge: interval.bootstrap(given, figure, RESAMPLES)[0] for judge, given in results.items()}
+    else:
+        values = {judge: Interval(value=figure(given), low=NAN, high=NAN) for judge, given in results.items()}
+    return Row(name=name, among=among, values=values)
+
+
+def _at(rate: float, of: Of) -> Figure:
+    return lambda given: froc.at_rates(_readings(given), (rate,), of)[0]
+
+
+def _above(threshold: float, of: Of) -> Figure:
+    return lambda given: froc.sensitivity(_readings(given), threshold, of)
+
+
+def _declined(given: Sequence[Result]) -> float:
+    return float(sum(bool(result.declined) for result in given))
+
+
+def _readings(given: Sequence[Result]) -> list[Reading]:
+    return [result.reading for result in given]
+
+
+def _lungs(given: Sequence[Result]) -> list[Lung]:
+    return [lung for result in given for lung in result.lungs]
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
+
+
+def _error(lung: Lung) -> float:
+    return 100 * abs(lung.said_ml - lung.truth_ml) / lung.truth_ml
