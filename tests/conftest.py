@@ -10,7 +10,7 @@ from tests.verifying import Verification
 
 # One thread a process: the suite runs two processes on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Each test's worker would try engines anew on every model, which takes seconds; tests/models/test_acceleration.py tries them.
+# Each test's worker would try engines anew on every model, which takes seconds: tests/workers/test_engine.py runs the default one.
 os.environ.setdefault("OVERREAD_WORKERS__ENGINE", "torch")
 
 

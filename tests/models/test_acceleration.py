@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from models import registry
 from models.networks import acceleration, verdicts
 from models.networks.program import Program, outputs_of
 from models.vocabulary import Volume
+from tests.models import cards
 from tests.models.cards import lines
 from tests.models.grids import grid
 
@@ -43,7 +45,7 @@ def test_the_same_probabilities_come_out() -> None:
     """A converted network gives torch's probabilities, in batches of any size, and its facts name it."""
     asked = network(Net(), "same")
     found = acceleration._converted(asked)
-    assert acceleration._differs(asked, found) == ""
+    assert acceleration._differs(asked, found, 3) == ""
     seen = torch.rand(3, 1, 16, 16, 16)
     with torch.inference_mode():
         assert torch.allclose(found(seen)[0], asked.program(seen)[0], atol=1e-4)
@@ -71,23 +73,56 @@ def kept(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
 def test_a_verdict_is_found_once_on_a_machine(kept: Path, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next process takes what the first one's trial said, for or against; with other threads it tries again."""
+    """The next process takes what the first one's trial said, for or against, and measures no more."""
     asked = network(Net(shifted=torch.tensor([0.0, shift, 0.0]).view(1, 3, 1, 1, 1)), f"kept {shift}")  # type: ignore[arg-type]
-    monkeypatch.setattr(acceleration, "_is_slower", lambda *_: "")
+    timed: list[str] = []
+    monkeypatch.setattr(acceleration, "_is_slower", lambda *_: timed.append("again") or "")
     first = acceleration.fastest(asked).facts["engine"]
     assert first.startswith("torch; openvino gives other" if shift else "openvino ")
     assert len(list(kept.iterdir())) == 1
     acceleration._refused.clear()
-    tried: list[str] = []
-    monkeypatch.setattr(acceleration, "_differs", lambda *_: tried.append("again") or "")
+    tried = list(timed)
     assert acceleration.fastest(asked).facts["engine"] == first
-    assert not tried
-    assert verdicts.known(asked.key, torch.get_num_threads() + 1) is None
+    assert timed == tried
     (place,) = kept.iterdir()
     place.write_bytes(b"{")
     acceleration._refused.clear()
     acceleration.fastest(asked)
-    assert tried == ["again"]
+    assert json.loads(place.read_bytes())["why"] == ("gives other probabilities" if shift else "")
+
+
+def test_a_kept_verdict_does_not_speak_for_other_results(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the conversion gives something else than it did when it was tried, torch runs, and the verdict is turned round."""
+    monkeypatch.setattr(acceleration, "_is_slower", lambda *_: "")
+    assert acceleration.fastest(network(Net(), "turned")).facts["engine"].startswith("openvino ")
+    other = network(Net(shifted=torch.tensor([0.0, 0.3, 0.0]).view(1, 3, 1, 1, 1)), "turned")  # type: ignore[arg-type]
+    assert acceleration.fastest(other).facts["engine"] == "torch; openvino gives other probabilities"
+    (place,) = kept.iterdir()
+    assert json.loads(place.read_bytes())["why"] == "gives other probabilities"
+
+
+def test_a_verdict_holds_for_what_it_was_found_with(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other weights, threads, libraries, runtime, or on another processor, nothing is known."""
+    monkeypatch.setattr(acceleration, "_converted", lambda network: network.program)  # what is kept is looked at, not what ran
+    acceleration.accelerate(registry.load(lines(tmp_path / "model"), "cpu"))
+    (found,) = kept.iterdir()
+    asked = json.loads(found.read_bytes())["of"]
+    here = {name: asked.pop(name) for name in ("processor", "processors", "torch", "openvino")}
+    assert verdicts.known(asked) is not None
+    assert set(asked) == {"model", "threads", "bounds", "runs"}
+    assert set(asked["runs"]) == {"runtime", "torch", "monai"}
+    for name in asked:
+        assert verdicts.known({**asked, name: "another"}) is None
+    real = verdicts._facts(asked)
+    assert real == {**asked, **here}
+    for name in here:
+        with monkeypatch.context() as patched:
+            patched.setattr(verdicts, "_facts", lambda _asked, name=name: {**real, name: "another"})
+            assert verdicts.known(asked) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(cards, "LINES", ((0.0, 0.5), *cards.LINES[1:]))
+        acceleration.accelerate(registry.load(lines(tmp_path / "other"), "cpu"))
+    assert len(list(kept.iterdir())) == 2
 
 
 def test_a_disk_that_takes_no_verdict_is_no_error(tmp_path: Path) -> None:
@@ -95,8 +130,8 @@ def test_a_disk_that_takes_no_verdict_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     verdicts.keep_in(tmp_path / "file" / "engines")
     try:
-        verdicts.keep("a model", 1, "is not faster")
-        assert verdicts.known("a model", 1) is None
+        verdicts.keep({"model": "a model"}, "is not faster")
+        assert verdicts.known({"model": "a model"}) is None
     finally:
         verdicts.keep_in(None)
 
