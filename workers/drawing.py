@@ -6,7 +6,7 @@ Text and marks of our own are grey on the picture, outlines alone have colour, s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import floor, log10
 from typing import Any
@@ -23,6 +23,8 @@ SHADOW: Colour = (0, 0, 0)
 D50 = (0.9642, 1.0, 0.8249)
 TO_SRGB = ((3.1339, -1.6169, -0.4906), (-0.9788, 1.9161, 0.0335), (0.0719, -0.2290, 1.4052))
 OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "H": "F", "F": "H"}
+WARM, HOT = (255, 190, 0), (255, 0, 0)  # a low and a high probability
+OPAQUE = 0.6  # where it is 1
 OBLIQUE = 0.3  # of a unit vector: what leans less towards an axis does not get its letter
 
 
@@ -45,7 +47,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Which part of which slice stands where: half-open pixel ranges of the slice, and the picture's place on its page."""
+    """Which part of which slice stands where: half-open pixel ranges of the slice, and the picture's place on its page.
+
+    heat  the label whose probability lies over the slice, None where nothing does
+    """
 
     index: int
     rows: tuple[int, int]
@@ -54,6 +59,7 @@ class View:
     top: int
     width: int
     height: int
+    heat: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +152,7 @@ def fit(view: View, spacing_mm: tuple[float, float]) -> View:
     scale = min(view.width / wide_mm, view.height / high_mm)
     width, height = max(1, round(wide_mm * scale)), max(1, round(high_mm * scale))
     left, top = view.left + (view.width - width) // 2, view.top + (view.height - height) // 2
-    return View(index=view.index, rows=view.rows, columns=view.columns, left=left, top=top, width=width, height=height)
+    return replace(view, left=left, top=top, width=width, height=height)
 
 
 def show(page: Image.Image, view: View, grey: NDArray[np.uint8]) -> None:
@@ -154,6 +160,20 @@ def show(page: Image.Image, view: View, grey: NDArray[np.uint8]) -> None:
     part = np.ascontiguousarray(grey[slice(*view.rows), slice(*view.columns)])
     picture = Image.fromarray(part).resize((view.width, view.height), Image.Resampling.BICUBIC)
     page.paste(picture.convert("RGB"), (view.left, view.top))
+
+
+def warm(page: Image.Image, view: View, shares: NDArray[np.uint8]) -> None:
+    """Lay probabilities (0..255 for 0 to 1) of the view's slice over it: none is clear, and the higher, the redder and less clear.
+
+    Neither colour has blue, so that red less blue is the probability times OPAQUE, whatever the grey beneath.
+    """
+    part = np.ascontiguousarray(shares[slice(*view.rows), slice(*view.columns)])
+    picture = Image.fromarray(part).resize((view.width, view.height), Image.Resampling.BILINEAR)
+    share = np.asarray(picture, dtype=float)[..., None] / 255
+    box = (view.left, view.top, view.left + view.width, view.top + view.height)
+    colours = np.array(WARM) + (np.array(HOT) - np.array(WARM)) * share
+    mixed = np.asarray(page.crop(box), dtype=float) * (1 - OPAQUE * share) + colours * OPAQUE * share
+    page.paste(Image.fromarray((mixed + 0.5).astype(np.uint8)), box[:2])
 
 
 def outline(page: Image.Image, view: View, marks: Sequence[Mark], thick: int = 1) -> None:

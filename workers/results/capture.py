@@ -95,10 +95,11 @@ def _description(request: ComposeRequest, segments: tuple[Segment, ...], part: s
 
 
 def _tell(view: View, told: Sides) -> str:
-    """Give "24,170 318x254 s22 r1-512 c1-512 R A": slice, rows and columns count from 1."""
+    """Give "24,170 318x254 s22 r1-512 c1-512 R A": slice, rows and columns count from 1; "p3" at its end: label 3's probability."""
     rows, columns = (f"{low + 1}-{high}" for low, high in (view.rows, view.columns))
     sides = f"{told.left or '-'} {told.top or '-'}"
-    return f"{view.left},{view.top} {view.width}x{view.height} s{view.index + 1} r{rows} c{columns} {sides}"
+    heat = "" if view.heat is None else f" p{view.heat}"
+    return f"{view.left},{view.top} {view.width}x{view.height} s{view.index + 1} r{rows} c{columns} {sides}{heat}"
 
 
 def _refer(dataset: Dataset, request: ComposeRequest, indices: Sequence[int]) -> None:

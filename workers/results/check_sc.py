@@ -21,11 +21,12 @@ from workers.results.request import ComposeRequest
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CLEAR_ROWS = 60
-PICTURE = re.compile(r"(\d+),(\d+) (\d+)x(\d+) s(\d+) r(\d+)-(\d+) c(\d+)-(\d+) ([LRAPHF-]+) ([LRAPHF-]+)")
+PICTURE = re.compile(r"(\d+),(\d+) (\d+)x(\d+) s(\d+) r(\d+)-(\d+) c(\d+)-(\d+) ([LRAPHF-]+) ([LRAPHF-]+)(?: p(\d+))?")
 NAMES = (("L", "R"), ("P", "A"), ("H", "F"))
 D50 = (0.9642, 1.0, 0.8249)
 GREY, ROUNDED = 40, 6
 COVERED = 0.8
+MOST_HEAT, HEAT_ROUNDED, NOTICED = 0.6, 4.0, 0.1
 PICTURED_FINDINGS = 27
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -33,7 +34,10 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Picture:
-    """One picture as its page describes it; half-open ranges, counted from 0; `sides` are those at the left and at the top."""
+    """One picture as its page describes it; half-open ranges, counted from 0; `sides` are those at the left and at the top.
+
+    heat  the label whose probability it shows, None where it shows outlines
+    """
 
     pixels: Pixels
     top: int
@@ -41,6 +45,7 @@ class _Picture:
     rows: tuple[int, int]
     columns: tuple[int, int]
     sides: tuple[str, str]
+    heat: int | None
 
     def sample(self, plane: NDArray[Any]) -> NDArray[Any]:
         """Take a slice's value under the middle of each of the picture's pixels."""
@@ -60,6 +65,16 @@ class _Picture:
         return np.minimum(np.minimum(self.pixels[..., 0], self.pixels[..., 1]), self.pixels[..., 2])
 
     @property
+    def warmth(self) -> NDArray[np.float64]:
+        """Give each pixel's red less its blue: what is laid over the grey has no blue."""
+        return self.pixels[..., 0].astype(float) - self.pixels[..., 2]
+
+    @property
+    def grey(self) -> NDArray[np.float64]:
+        """Give the grey under outlines or colours."""
+        return self.darkest.astype(float) if self.heat is None else self.pixels[..., 2] / np.maximum(1 - self.warmth / 255, 0.1)
+
+    @property
     def shrunk(self) -> bool:
         """Tell whether the page has fewer pixels than the slice, so that which of these are seen is a matter of rounding."""
         height, width = self.pixels.shape[:2]
@@ -68,9 +83,13 @@ class _Picture:
     @property
     def reach(self) -> int:
         """Give how many pixels of the page a line may lie from the border it follows: half a pixel of the slice, and its own width."""
+        return ceil(max(self.scales) / 2) + 2
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Give how many pixels of the page one of the slice has, down and across."""
         height, width = self.pixels.shape[:2]
-        scale: float = max(height / (self.rows[1] - self.rows[0]), width / (self.columns[1] - self.columns[0]))
-        return ceil(scale / 2) + 2
+        return height / (self.rows[1] - self.rows[0]), width / (self.columns[1] - self.columns[0])
 
 
 def verify(request: ComposeRequest, pages: Sequence[Dataset]) -> None:
@@ -126,8 +145,11 @@ def _check_page(request: ComposeRequest, page: Dataset) -> set[int]:
     for picture in pictures:
         _check_sides(request, picture)
         _check_grey(request, picture)
-        _check_outlines(request, picture)
-    return {picture.index for picture in pictures}
+        if picture.heat is None:
+            _check_outlines(request, picture)
+        else:
+            _check_heat(request, picture, picture.heat)
+    return {picture.index for picture in pictures if picture.heat is None}
 
 
 def _pictures(request: ComposeRequest, page: Dataset, pixels: Pixels) -> list[_Picture]:
@@ -149,6 +171,7 @@ def _pictures(request: ComposeRequest, page: Dataset, pixels: Pixels) -> list[_P
                 rows=(row - 1, rows),
                 columns=(column - 1, columns),
                 sides=(told.group(10), told.group(11)),
+                heat=None if told.group(12) is None else int(told.group(12)),
             )
         )
     if len(found) != words.count(";") + bool(words):
@@ -193,7 +216,7 @@ def _check_sides(request: ComposeRequest, picture: _Picture) -> None:
 def _check_grey(request: ComposeRequest, picture: _Picture) -> None:
     """Compare the picture with its slice and with the slice turned over: it must look like the former."""
     plane = np.nan_to_num(request.volume.array[picture.index].astype(float), posinf=0, neginf=0)
-    values, seen = _clipped(picture.sample(plane)), _clipped(picture.darkest.astype(float))
+    values, seen = _clipped(picture.sample(plane)), _clipped(picture.grey)
     if values.std() == 0 or seen.std() == 0:
         return
     alike = [abs(float(np.corrcoef(turned.ravel(), seen.ravel())[0, 1])) for turned in _turned(values)]
@@ -231,6 +254,24 @@ def _check_outlines(request: ComposeRequest, picture: _Picture) -> None:
         where = (picture.pixels == colour).all(axis=2)
         if not fitting or (where & ~np.logical_or.reduce(fitting)).any():
             raise Refused("a page shows an outline where nothing of that colour is marked")
+
+
+def _check_heat(request: ComposeRequest, picture: _Picture, label: int) -> None:
+    """Look that the colours are the label's probability: red less blue is MOST_HEAT of 255 where it is 1.
+
+    The page smooths between the slice's pixels, so that those around bound what is right; letters are grey and hide a little.
+    """
+    values = request.prediction.probabilities.get(label)
+    if values is None or values.shape != request.prediction.grid.shape:
+        raise Refused(f"a page shows a probability of label {label}, of which the prediction has none")
+    plane, size = values[picture.index].astype(float), 2 * ceil(max(1.0, 1 / min(picture.scales))) + 1
+    low, high = (picture.sample(bound(plane, size)) for bound in (ndimage.minimum_filter, ndimage.maximum_filter))
+    warmth = picture.warmth / MOST_HEAT
+    if (warmth > high + HEAT_ROUNDED).any():
+        raise Refused("a page shows a probability that is not the prediction's")
+    hot = low > 255 * NOTICED
+    if hot.any() and (warmth >= low - HEAT_ROUNDED)[hot].mean() < COVERED:
+        raise Refused("a page does not show the probability that it names")
 
 
 def _masks(request: ComposeRequest, index: int) -> Iterator[tuple[tuple[int, int, int], Mask]]:

@@ -8,7 +8,7 @@ Ref: docs/results.md
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image, ImageDraw
 
@@ -26,6 +26,7 @@ GROUND, QUIET, LINE, AMBER, DARK = (10, 12, 16), (160, 166, 176), (58, 62, 70), 
 FIRST, REST = 3, 24  # findings with pictures on the first page, and on those at the end
 GAP, CAPTION = 10, 20
 LEAST_AREA, MOST_AREA = 440, 570
+HEAT = "Where the model looked: its probability at every pixel. None is clear; the higher it is, the redder."
 Pair = tuple[Segment, SegmentMeasures]
 
 
@@ -106,7 +107,12 @@ def summary(draft: Draft) -> list[Page]:
         book.paragraph(note, 12, QUIET)
     if rest:
         book.turn()
-        _gallery(book, studio, rest)
+        _gallery(book, studio, _pairs(studio, rest, proportion=1.0))
+    if heated := _heated(studio, first):
+        book.turn()
+        book.paragraph(HEAT, 16, QUIET)
+        book.y += 6
+        _gallery(book, studio, heated)
     return book.finish()
 
 
@@ -201,10 +207,19 @@ def _boxes(count: int, y: int, area: int, *, by_column: bool) -> list[tuple[int,
     return [(MARGIN + column * (width + GAP), y + row * (height + CAPTION + GAP), width, height) for column, row in places]
 
 
-def _gallery(book: _Book, studio: Studio, pairs: Sequence[Pair]) -> None:
-    """Put the other findings' pictures up, four in a row."""
+def _heated(studio: Studio, pairs: Sequence[Pair]) -> list[Picture]:
+    """Give the pictures of findings again, with the probability of each one's label at every pixel, where the model tells it."""
+    shown: list[Picture] = []
+    for label in dict.fromkeys(segment.part.index for segment, _ in pairs):
+        if label in studio.request.prediction.probabilities:
+            own = [pair for pair in pairs if pair[0].part.index == label]
+            shown += [replace(picture, heat=label, pointed=()) for picture in _pairs(studio, own, proportion=1.0)]
+    return shown
+
+
+def _gallery(book: _Book, studio: Studio, shown: Sequence[Picture]) -> None:
+    """Put pictures up, four in a row."""
     width = (SIDE - 2 * MARGIN - 3 * GAP) // 4
-    shown = _pairs(studio, pairs, proportion=1.0)
     for number, picture in enumerate(shown):
         if number % 4 == 0:
             book.room(width + CAPTION)

@@ -32,7 +32,10 @@ Rectangle = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """One picture to be placed: a slice, a part of it, a caption; what corners point at; whether it is enlarged."""
+    """One picture to be placed: a slice, a part of it, a caption; what corners point at; whether it is enlarged.
+
+    heat  the label whose probability is laid over the slice, in place of outlines
+    """
 
     index: int
     rows: tuple[int, int]
@@ -40,6 +43,7 @@ class Picture:
     caption: str
     pointed: tuple[tuple[Segment, Rectangle], ...] = ()
     near: bool = False
+    heat: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,19 +197,26 @@ def paint(studio: Studio, picture: Picture, page: Image.Image, box: tuple[int, i
     grid = studio.request.volume.grid
     left, top, width, height = box
     wanted = View(index=picture.index, rows=picture.rows, columns=picture.columns, left=left, top=top, width=width, height=height)
-    view = drawing.fit(wanted, grid.spacing_mm[1:])
+    view = replace(drawing.fit(wanted, grid.spacing_mm[1:]), heat=picture.heat)
     own = replace(view, left=0, top=0)
     canvas = Image.new("RGB", (view.width, view.height))
     drawing.show(canvas, own, grey_of(studio, picture.index))
+    if picture.heat is not None:
+        drawing.warm(canvas, own, studio.request.probabilities(picture.heat)[picture.index])
     for segment, rectangle in picture.pointed:
         drawing.corners(canvas, own, rectangle, number(segment))
     drawing.tell_sides(canvas, own, studio.told)
     if grid.calibrated:
         drawing.scale_bar(canvas, own, grid.spacing_mm[2])
-    thick = 2 if studio.request.prediction.instances is None or view.height >= 3 * (view.rows[1] - view.rows[0]) else 1
-    drawing.outline(canvas, own, [mark for _, mark in marks(studio.draft, picture.index)], thick)
+    if picture.heat is None:
+        _outline(studio, canvas, own)
     page.paste(canvas, (view.left, view.top))
     return view
+
+
+def _outline(studio: Studio, canvas: Image.Image, view: View) -> None:
+    thick = 2 if studio.request.prediction.instances is None or view.height >= 3 * (view.rows[1] - view.rows[0]) else 1
+    drawing.outline(canvas, view, [mark for _, mark in marks(studio.draft, view.index)], thick)
 
 
 def number(segment: Segment) -> str:

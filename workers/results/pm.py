@@ -93,12 +93,9 @@ def _build(draft: Draft, part: LabelPart, slices: range, which: str, number: int
 
 
 def _values(request: ComposeRequest, part: LabelPart) -> NDArray[np.uint8]:
-    values = request.prediction.probabilities[part.index]
-    if values.shape != request.prediction.grid.shape or values.dtype != np.uint8:
-        raise Refused(f"the probabilities of label {part.index} are not on the images' grid")
     if request.prediction.grid.is_projection:
         raise Refused("a parametric map needs images that lie in the patient")
-    return values
+    return request.probabilities(part.index)
 
 
 def _mapping(part: LabelPart) -> RealWorldValueMapping:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from models.card import ShelvedCard
 from models.vocabulary import Prediction, Volume
+from node.errors import Refused
 from node.profiles import BUILT_IN, Kind, Profile
 from node.settings import ResultsSection
 from node.study import Job
@@ -101,6 +104,13 @@ class ComposeRequest:
     def variant(self) -> Mapping[str, str]:
         """Give what the model ran on."""
         return self.prediction.variant
+
+    def probabilities(self, label: int) -> NDArray[np.uint8]:
+        """Give a label's probability (z, y, x), 0..255 for 0 to 1; raises Refused where it does not lie on the images' grid."""
+        values = self.prediction.probabilities[label]
+        if values.shape != self.prediction.grid.shape or values.dtype != np.uint8:
+            raise Refused(f"the probabilities of label {label} are not on the images' grid")
+        return values
 
     def frame(self, index: int) -> int | None:
         """Give the frame number of a slice's source, None where it is an image of its own."""
