@@ -21,6 +21,15 @@ LEAST_AIR, LEAST_TISSUE, MOST_BONE = 0.005, 0.05, 0.2
 """Shares of the voxels: 600 ml of lung in 48 l of images are 0.0125."""
 CUT, CUT_MM2 = 0.05, 200.0
 """A lung is cut where it meets the end of the images with that share of its largest section there, and that area."""
+SMALLER = 0.6
+"""A lung with less than that share of the other's air is not seen whole."""
+TOUCHING = 1.2
+"""Left and right may touch over that share of the smaller one's volume to the power of 2/3. In whole chests of both generators it was
+0.7 at most, in images cut to one lung or turned, of which the network makes two, 1.3 to 7."""
+ALONE, ONE_SIDE, ENDS = 1.5, 0.7, 0.6
+"""One lung alone has that many times the least volume and height, that share of it on its side of the body's middle, and no more than
+that share of the body's largest sagittal section at the images' sides: arms are up to 0.4, a body cut in its middle 0.9 and more."""
+ABSENT = "It is collapsed, filled, removed or not in the images"
 SIDES = (("below", "above"), ("in front", "at the back"), ("on the right", "on the left"))
 
 Floats = NDArray[np.float32]
@@ -72,26 +81,21 @@ def values(hu: torch.Tensor) -> None:
 
 
 def lungs(field: LungField, hu: Floats, spacing_mm: float, guard: Guard) -> None:
-    """Refuse what does not show two lungs with air in them; raises Unfit with what was seen."""
+    """Refuse what does not show a lung with air in it that is surely the left or the right one; raises Unfit with what was seen."""
     sides = _sides(field)
-    ml = {name: float(mask.sum()) * spacing_mm**3 / 1000 for name, mask in sides.items()}
+    ml = {name: _ml(mask, spacing_mm) for name, mask in sides.items()}
     if all(found < guard.least_ml for found in ml.values()):
         raise Unfit(
             f"No lungs were found ({ml['left']:.0f} ml left, {ml['right']:.0f} ml right; {guard.least_ml:.0f} ml each are needed): "
-            "the series shows no chest, or too little of it."
+            "the series shows no chest, too little of it, or lungs without air in them."
         )
-    for name, found in ml.items():
-        if found < guard.least_ml:
-            raise Unfit(
-                f"{name.capitalize()} lung: only {found:.0f} ml of air were found where {guard.least_ml:.0f} ml are needed. It is missing, "
-                "without air (collapse, fluid, removed) or not in the images; the model was not made for that."
-            )
-    for name, mask in sides.items():
-        height = float(((mask.sum(axis=(1, 2)) * spacing_mm**2) > 100).sum()) * spacing_mm
-        if height < guard.least_height_mm:
-            raise Unfit(
-                f"{name.capitalize()} lung: only {height:.0f} mm of its height are shown; {guard.least_height_mm:.0f} mm are needed."
-            )
+    lacking = {name: words for name, mask in sides.items() if (words := _lacking(mask, spacing_mm, guard))}
+    if len(lacking) == len(sides):
+        raise Unfit(" ".join(f"{name.capitalize()} lung: {words}." for name, words in lacking.items()))
+    if not lacking:
+        _touching(sides)
+    for name, words in lacking.items():
+        _alone(field, hu, spacing_mm, guard, f"{name.capitalize()} lung: {words}")
     if field.aerated < guard.least_aerated:
         raise Unfit(f"Only {100 * field.aerated:.0f} % of what looks like lungs is air: this is not a chest this model can judge.")
     if field.sure < guard.least_sure:
@@ -102,6 +106,22 @@ def lungs(field: LungField, hu: Floats, spacing_mm: float, guard: Guard) -> None
             f"The lungs' median is {median:.0f} HU, which is not between {guard.lightest_hu:.0f} and {guard.densest_hu:.0f}: "
             "the values or the lungs are not as expected."
         )
+
+
+def airless(field: LungField, spacing_mm: float, guard: Guard) -> tuple[str, ...]:
+    """Say of a lung that lacks, or is much smaller than the other, that what of it is without air was not judged.
+
+    Example: "The right lung was not judged: only 0 ml of air were found where 300 ml are needed. It is collapsed, ..."
+    """
+    sides = _sides(field)
+    ml = {name: _ml(mask, spacing_mm) for name, mask in sides.items()}
+    for name, other in (("left", "right"), ("right", "left")):
+        if words := _lacking(sides[name], spacing_mm, guard):
+            return (f"The {name} lung was not judged: {words}. {ABSENT}.",)
+        if ml[name] < SMALLER * ml[other]:
+            shown = f"The {name} lung shows {ml[name]:.0f} ml of air, the {other} one {ml[other]:.0f} ml"
+            return (f"{shown}: what of it is without air (collapse, fluid, a mass) or not in the images was not judged.",)
+    return ()
 
 
 def unseen(field: LungField, hu: Floats, spacing_mm: float) -> tuple[str, ...]:
@@ -119,6 +139,66 @@ def unseen(field: LungField, hu: Floats, spacing_mm: float) -> tuple[str, ...]:
             words = " and ".join(filter(None, (", ".join(ends[:-1]), ends[-1])))
             said.append(f"The {name} lung is cut off {words}; what lies beyond was not seen.")
     return tuple(said)
+
+
+def _ml(mask: Mask, spacing_mm: float) -> float:
+    return float(mask.sum()) * spacing_mm**3 / 1000
+
+
+def _height_mm(mask: Mask, spacing_mm: float) -> float:
+    return float(((mask.sum(axis=(1, 2)) * spacing_mm**2) > 100).sum()) * spacing_mm
+
+
+def _lacking(mask: Mask, spacing_mm: float, guard: Guard) -> str:
+    """Say what a lung lacks to be judged; nothing where it is all there."""
+    ml, height = _ml(mask, spacing_mm), _height_mm(mask, spacing_mm)
+    if ml < guard.least_ml:
+        return f"only {ml:.0f} ml of air were found where {guard.least_ml:.0f} ml are needed"
+    if height < guard.least_height_mm:
+        return f"only {height:.0f} mm of its height are shown where {guard.least_height_mm:.0f} mm are needed"
+    return ""
+
+
+def _touching(sides: Mapping[str, Mask]) -> None:
+    """Refuse one lung that was taken for two: no mediastinum lies between what is called left and right; raises Unfit.
+
+    The largest piece of either counts, on every second voxel: a core of a lung that is called the other one's is no second lung.
+    """
+    left, right = (_largest(sides[name][::2, ::2, ::2]) for name in ("left", "right"))
+    faces = 0
+    for axis in range(3):
+        here, there = np.moveaxis(left, axis, 0), np.moveaxis(right, axis, 0)
+        faces += int((here[1:] & there[:-1]).sum()) + int((there[1:] & here[:-1]).sum())
+    if faces > TOUCHING * float(min(left.sum(), right.sum())) ** (2 / 3):
+        raise Unfit(
+            "Left and right lung could not be told apart, for nothing lies between them: the images show one lung only, "
+            "no chest, or the patient lies otherwise than they say."
+        )
+
+
+def _largest(mask: Mask) -> Mask:
+    pieces, count = ndimage.label(mask)
+    return np.asarray(pieces == 1 + int(np.bincount(pieces.ravel(), minlength=2)[1:].argmax())) if count else mask
+
+
+def _alone(field: LungField, hu: Floats, spacing_mm: float, guard: Guard, words: str) -> None:
+    """Refuse one lung alone that is small, or in images cut to it, where it may be either; raises Unfit.
+
+    They are cut to it where they end in the body on a side, or it lies in the middle of what they show of the body.
+    """
+    sides = _sides(field)
+    name, mask = max(sides.items(), key=lambda entry: int(entry[1].sum()))
+    why = ""
+    if _ml(mask, spacing_mm) < ALONE * guard.least_ml or _height_mm(mask, spacing_mm) < ALONE * guard.least_height_mm:
+        why = f"the {name} one is too small to be judged alone"
+    levels = mask.any(axis=(1, 2))
+    lung, body = mask[levels].sum(axis=(0, 1)), ((hu[levels] > AIR_HU) | mask[levels]).sum(axis=(0, 1))
+    middle = float((body * np.arange(len(body))).sum()) / max(1.0, float(body.sum()))
+    side = np.arange(len(lung)) > middle if name == "left" else np.arange(len(lung)) < middle
+    if not why and (lung[side].sum() < ONE_SIDE * lung.sum() or max(body[0], body[-1]) > ENDS * body.max(initial=1)):
+        why = "which lung is shown is not certain, for the images end in the body at its sides"
+    if why:
+        raise Unfit(f"{words}. {ABSENT}, and {why}.")
 
 
 def _sides(field: LungField) -> Mapping[str, Mask]:

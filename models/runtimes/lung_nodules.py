@@ -161,7 +161,7 @@ class LungNodules:
         )
 
     def predict(self, volumes: Mapping[str, Volume], progress: Progress, execution: Execution = PLAIN) -> Prediction:
-        """Draw the lungs and mark nodules; raises Unfit where the series does not show two lungs."""
+        """Draw the lungs and mark nodules; raises Unfit where the series does not show a lung of either side."""
         volume = volumes[self._card.reference_role]
         if volume.modality != "CT" or volume.unit != "HU":
             raise Unfit("This is no CT in Hounsfield units, which this model needs.")
@@ -182,7 +182,7 @@ class LungNodules:
             found = candidates.find(hu, inside, options.spacing_mm, options.nodules.limit)
             judged = nodules.judge(self._patches, tensor, found.voxels, options.nodules.rule, lambda part: progress(0.4 + 0.55 * part))
             instances, findings = nodules.place(judged, fine, labels, options.nodules.rule)
-            remarks = guard.unseen(field, hu, options.spacing_mm)
+            remarks = (*guard.airless(field, options.spacing_mm, options.guard), *guard.unseen(field, hu, options.spacing_mm))
             levels = {index: nodules.heat(judged, fine) for index in options.probabilities}
         progress(1.0)
         variant = network.variant("lung-nodules", self._coarse, execution)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -78,18 +80,64 @@ def test_a_whole_chest_says_nothing_and_a_round_field_of_view_is_noticed() -> No
     assert all("round field of view" in sentence for sentence in said)
 
 
-def test_a_lung_that_is_missing_is_named_and_none_is_no_chest() -> None:
-    """A right lung of a tenth is called right; the mirrored scan's is called left; both gone are no chest."""
+def test_one_lung_alone_is_judged_and_the_other_named() -> None:
+    """A right lung of a tenth is called right, the mirrored scan's is called left; both whole say nothing; both gone are no chest."""
     field, hu = chest(right=0.4)
-    with pytest.raises(Unfit, match=r"Right lung: only 1\d\d ml"):
-        guard.lungs(field, hu, SPACING_MM, LIMITS)
-    swapped = Field(mask=field.mask, border=field.border, leftness=-field.leftness, aerated=1.0, sure=1.0)
-    with pytest.raises(Unfit, match=r"Left lung: only 1\d\d ml"):
-        guard.lungs(swapped, hu, SPACING_MM, LIMITS)
-    none = Field(mask=np.zeros_like(field.mask), border=field.border, leftness=field.leftness, aerated=0.0, sure=0.0)
+    mirrored = replace(field, mask=field.mask[:, :, ::-1], leftness=-field.leftness[:, :, ::-1])
+    for name, one, values in (("right", field, hu), ("left", mirrored, hu[:, :, ::-1])):
+        guard.lungs(one, values, SPACING_MM, LIMITS)
+        (said,) = guard.airless(one, SPACING_MM, LIMITS)
+        assert re.match(rf"The {name} lung was not judged: only 1\d\d ml of air ", said)
+        assert said.isascii()
+    guard.lungs(*chest(), SPACING_MM, LIMITS)
+    assert guard.airless(chest()[0], SPACING_MM, LIMITS) == ()
+    none = replace(field, mask=np.zeros_like(field.mask))
     with pytest.raises(Unfit, match="No lungs were found"):
         guard.lungs(none, hu, SPACING_MM, LIMITS)
-    guard.lungs(*chest(), SPACING_MM, LIMITS)
+
+
+def test_a_lung_of_half_the_others_air_is_told() -> None:
+    """A right lung of 0.8 of the left one's axes has half its air: it is judged, and what lacks is said not to be."""
+    field, hu = chest(right=0.8)
+    guard.lungs(field, hu, SPACING_MM, LIMITS)
+    (said,) = guard.airless(field, SPACING_MM, LIMITS)
+    assert re.match(r"The right lung shows 1\d{3} ml of air, the left one 2\d{3} ml: .* was not judged\.$", said)
+
+
+def test_images_cut_to_one_lung_are_declined_for_it_may_be_either() -> None:
+    """The left half of the body alone: its lung called left, called right, or taken for two lungs, is not judged."""
+    field, hu = chest((slice(None), slice(None), slice(50, None)))
+    everywhere = np.ones_like(field.leftness)
+    for leftness in (everywhere, -everywhere):
+        with pytest.raises(Unfit, match="which lung is shown is not certain"):
+            guard.lungs(replace(field, leftness=leftness), hu, SPACING_MM, LIMITS)
+    off = np.where(np.arange(field.mask.shape[2]) < 4, -1000, hu).astype(np.float32)  # a margin of air about the cut body
+    with pytest.raises(Unfit, match="which lung is shown is not certain"):
+        guard.lungs(replace(field, leftness=everywhere), off, SPACING_MM, LIMITS)
+    halved = everywhere * np.where(np.arange(field.mask.shape[2]) > 21, 1, -1).astype(np.float32)
+    with pytest.raises(Unfit, match="could not be told apart"):
+        guard.lungs(replace(field, leftness=halved), hu, SPACING_MM, LIMITS)
+
+
+def test_lungs_that_meet_before_the_heart_and_a_core_called_otherwise_are_no_single_lung() -> None:
+    """A bridge of 30 x 200 mm between the lungs, and an eighth of the right one called left in its middle: judged."""
+    field, hu = chest()
+    mask = field.mask.copy()
+    mask[15:65, 31:39, 40:60] = True
+    guard.lungs(replace(field, mask=mask), hu, SPACING_MM, LIMITS)
+    leftness = field.leftness.copy()
+    leftness[24:56, 25:45, 22:36] = 1
+    guard.lungs(replace(field, leftness=leftness), hu, SPACING_MM, LIMITS)
+
+
+def test_one_small_lung_alone_and_two_short_ones_are_declined() -> None:
+    """One lung over 120 mm of its height is not enough; of two lungs 80 mm high both are named."""
+    field, hu = chest(right=0.0)
+    with pytest.raises(Unfit, match="too small to be judged alone"):
+        guard.lungs(*chest((slice(25, 55), slice(None), slice(None)), right=0.0), SPACING_MM, LIMITS)
+    guard.lungs(field, hu, SPACING_MM, LIMITS)
+    with pytest.raises(Unfit, match=r"Left lung: only 80 mm .* Right lung: only 80 mm"):
+        guard.lungs(*chest((slice(35, 55), slice(None), slice(None))), SPACING_MM, LIMITS)
 
 
 @pytest.mark.parametrize("median", [-1000, -400])
