@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.starter.chest_ct.course import descend
+from models.tuning import whole
 
 KEEP_EVERY = 50
 RISING = 0.05
@@ -107,7 +109,7 @@ def _resumed(part: Part, optimiser: torch.optim.Optimizer, plan: Plan) -> Course
 
 def _keep(part: Part, optimiser: torch.optim.Optimizer, at: tuple[Course, Plan]) -> None:
     course, plan = at
-    partial = plan.checkpoint.with_suffix(".partial")
     state = {"network": part.network.state_dict(), "optimiser": optimiser.state_dict(), "identity": plan.identity}
-    torch.save(state | {"done": course.done, "spent_s": course.spent_s, "losses": course.losses}, partial)
-    partial.replace(plan.checkpoint)
+    content = io.BytesIO()  # torch's own error of a full disk says nothing of disks
+    torch.save(state | {"done": course.done, "spent_s": course.spent_s, "losses": course.losses}, content)
+    whole.write(plan.checkpoint, content.getvalue())

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from scipy import ndimage
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from models.starter.chest_ct.body import Mass
 from models.starter.chest_ct.generator import LEFT, RIGHT, Scan
 from models.starter.chest_ct.lessons import SPACING_MM, Lessons, lessons_of
 from models.starter.chest_ct.nodules import Nodule
+from models.tuning import whole
 from models.vocabulary import Grid, Triple, Volume
 
 ORIENTATION = "SPL"
@@ -93,15 +95,13 @@ def lesson_of(example: Example, lungs: NDArray[np.uint8], seed: int) -> Lesson:
 
 
 def save(lesson: Lesson, path: Path) -> None:
-    """Keep a lesson, whole or not at all; it holds voxels and no word."""
+    """Keep a lesson, whole or not at all; it holds voxels and no word. Raises OSError."""
     tensors: dict[str, Tensor] = {}
     if lesson.cubes is not None:
         tensors |= {name: getattr(lesson.cubes, name).contiguous() for name in ("near", "wide", "voxels", "answer")}
     if lesson.whole is not None:
         tensors |= {"hu": torch.from_numpy(lesson.whole.volume.array), "organs": torch.from_numpy(lesson.whole.organs)}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+    whole.write(path, to_bytes(tensors))
 
 
 def load(path: Path) -> Lesson:

@@ -15,6 +15,7 @@ from torch import nn
 
 from models.card import ShelvedCard
 from models.shelving import shelf, writing
+from models.tuning import whole
 
 FILES = {"lungs": "lungs.safetensors", "nodules": "nodules.safetensors"}
 TITLE = " tuned"
@@ -62,14 +63,14 @@ def card_of(tuned: Tuned) -> dict[str, Any]:
 
 
 def write(folder: Path, tuned: Tuned) -> Path:
-    """Write weights and a draft of the card; give the draft's path. A card that was there goes: it is another model's."""
+    """Write weights and a draft of the card; give the draft's path. A card that was there goes: it is another model's.
+
+    Raises OSError; until all of the new model is on the disk, what was there stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / shelf.CARD).unlink(missing_ok=True)
-    for part, content in tuned.weights.items():
-        partial = folder / f"{part}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / FILES[part])
-    return _draft(folder, card_of(tuned), "")
+    contents = {FILES[part]: content for part, content in tuned.weights.items()} | {shelf.DRAFT: _text(card_of(tuned), "")}
+    whole.write_all(folder, contents, lambda: (folder / shelf.CARD).unlink(missing_ok=True))
+    return folder / shelf.DRAFT
 
 
 def finish(folder: Path, evaluation: Mapping[str, Any], *, better: bool, limit: str = "") -> Path:
@@ -80,14 +81,12 @@ def finish(folder: Path, evaluation: Mapping[str, Any], *, better: bool, limit: 
         raw["model"]["limits"].append(limit)
     raw["evaluation"] = dict(evaluation)
     if not better:
-        return _draft(folder, raw, f"{shelf.HEAD}\n# It was not better than its base on the cases held out.\n")
-    _draft(folder, raw, "")
+        whole.write(draft, _text(raw, f"{shelf.HEAD}\n# It was not clearly better than its base on the cases held out.\n"))
+        return draft
+    whole.write(draft, _text(raw, ""))
     draft.replace(folder / shelf.CARD)
     return folder / shelf.CARD
 
 
-def _draft(folder: Path, raw: Mapping[str, Any], head: str) -> Path:
-    partial = folder / "card.partial"
-    partial.write_text(head + writing.toml(raw, (), {}), encoding="utf-8")
-    partial.replace(folder / shelf.DRAFT)
-    return folder / shelf.DRAFT
+def _text(raw: Mapping[str, Any], head: str) -> bytes:
+    return (head + writing.toml(raw, (), {})).encode()

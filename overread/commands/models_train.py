@@ -16,17 +16,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models import card as cards
 from models.card import ShelvedCard
 from models.starter.chest_ct.lessons import SPACING_MM
-from models.tuning import folder, parts, splitting
+from models.tuning import folder, parts, splitting, whole
 from models.tuning.course import Course
 from models.tuning.folder import Tuned
 from models.tuning.splitting import Split
-from node.errors import Misconfigured
+from node.errors import Misconfigured, NoRoom
 from node.settings import Settings
 from overread.commands import models
 from overread.evaluation import cases
 from overread.evaluation.cases import Case
 from overread.evaluation.reading import Study
-from overread.tuning import comparison, report, site, training
+from overread.tuning import comparison, places, report, site, training
 from overread.tuning.report import Told
 from overread.tuning.training import Job, Size
 from workers import gpu
@@ -57,45 +57,60 @@ def main(settings: Settings, wish: Wish, *, as_json: bool) -> int:
     site.labels_of(base)
     if base.card.runtime.options["spacing_mm"] != SPACING_MM:
         raise Misconfigured(f"{wish.base}: its spacing_mm is not {SPACING_MM}, at which the recipe trains")
-    name = wish.name or f"{base.card.model.name.removesuffix('-site')}-site"
+    taken = models.shelved(settings, wish.directory or settings.models.dir)
+    name = places.name(wish.name or f"{base.card.model.name.removesuffix('-site')}-site", taken)
     out = wish.out or Path(f"training-{name}")
-    if name in models.shelved(settings, wish.directory):
-        raise Misconfigured(f"--name: there is a model named {name!r} on the shelf; give another name")
-    (out / "work").mkdir(parents=True, exist_ok=True)
-    job = _job(settings, wish, (base, out))
+    places.prepare(out, name)
     console = Console(highlight=False, stderr=as_json)
-    with _shown(console) as bars:
-        good, patients = _looked(job, wish, bars)
-        parted = _parted(patients, wish)
-        training.require_room(job, _some(good, parted.training), _some(good, parted.held_out))
-        told = _trained(job, (name, out), (parted, [case for case, _ in good]), bars)
-    if told is None:
-        console.print("Stopped. The same command goes on from here.", markup=False)
-        return STOPPED
-    better, limit = told.better, "" if told.better else "It was not better than its base on the cases held out: a draft, not for use."
+    try:
+        with _shown(console) as bars:
+            told = _staged(_job(settings, wish, (base, out)), wish, (name, out), bars)
+        if told is not None:
+            _written(told, (name, out), console, as_json=as_json)
+            return 0
+    except KeyboardInterrupt:
+        pass
+    except NoRoom as error:
+        raise Misconfigured(f"--out {out}: {error.reason}. {places.KEPT}") from None
+    except OSError as error:
+        raise Misconfigured(f"{error.filename or f'--out {out}'}: {error.strerror or error}. {places.KEPT}") from None
+    console.print(f"Stopped. {places.KEPT}", markup=False)
+    return STOPPED
+
+
+def _staged(job: Job, wish: Wish, where: tuple[str, Path], bars: Bars) -> Told | None:
+    """Look at the cases, share them out, and train; None where it was stopped."""
+    good, patients = _looked(job, wish, bars)
+    parted = _parted(patients, wish)
+    training.require_room(job, _some(good, parted.training), _some(good, parted.held_out))
+    return _trained(job, where, (parted, [case for case, _ in good]), bars)
+
+
+def _written(told: Told, where: tuple[str, Path], console: Console, *, as_json: bool) -> None:
+    """Finish the model's folder, write the report, tell."""
+    name, out = where
+    better = told.verdict == "better"
+    limit = "" if better else f"Beside its base, on the cases held out: {told.verdict}. A draft, not for use."
     card = folder.finish(out / name, report.evaluation(told), better=better, limit=limit)
-    facts = report.as_facts(told, card)
-    text = json.dumps(facts, indent=2)
-    (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    picture = report.draw(told, out / "report.png")
+    text = json.dumps(report.as_facts(told, card), indent=2)
+    whole.write_all(out, {"report.json": f"{text}\n".encode(), "report.png": report.draw(told)})
     if as_json:
         print(text)
-    else:
-        report.show(told, console)
-        kind = "Model" if better else "Draft, which no node reads"
-        console.print(f"{kind}: {card}\nAll numbers: {out / 'report.json'}, {picture}", markup=False, soft_wrap=True)
-        console.print(f"Next: overread models check {name} --dir {out}", markup=False, soft_wrap=True)
-    return 0
+        return
+    report.show(told, console)
+    kind = "Model" if better else "Draft, which no node reads"
+    console.print(f"{kind}: {card}\nAll numbers: {out / 'report.json'}, {out / 'report.png'}", markup=False, soft_wrap=True)
+    console.print(f"Next: overread models check {name} --dir {out}", markup=False, soft_wrap=True)
 
 
 def _job(settings: Settings, wish: Wish, where: tuple[ShelvedCard, Path]) -> Job:
     base, out = where
     values = cases.values(wish.data, base.card) if wish.data.is_dir() else {}
-    shared = Study(shelved=base, marking=None, kept=out / "work" / "predictions", values=values, settings=settings)
+    shared = Study(shelved=base, marking=None, kept=out / places.WORK / "predictions", values=values, settings=settings)
     return Job(
         base=base,
         shared=shared,
-        work=out / "work",
+        work=out / places.WORK,
         device=gpu.devices(settings.workers.devices)[0],
         seed=wish.seed,
         steps=wish.steps,
@@ -159,9 +174,9 @@ def _trained(job: Job, where: tuple[str, Path], what: tuple[Split, list[Case]], 
     after = training.seen(job, held_out, shelved, bars.counted("held out, after", len(held_out)))
     thresholds = (_threshold(job.base), _threshold(shelved))
     rows = comparison.rows(before, after, thresholds)
-    better, why = comparison.verdict(rows, list(networks))
+    verdict, why = comparison.verdict(rows, list(networks))
     when = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    return Told(name=name, rows=rows, before=before, after=after, courses=courses, history=history, better=better, why=why, when=when)
+    return Told(name=name, rows=rows, before=before, after=after, courses=courses, history=history, verdict=verdict, why=why, when=when)
 
 
 def _threshold(shelved: ShelvedCard) -> float:

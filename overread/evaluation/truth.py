@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,19 +66,24 @@ def _segments(path: Path, grid: Grid, card: Card) -> Indices:
         segments = readback.segments(path)
     except (InvalidDicomError, AttributeError, KeyError, IndexError, ValueError, NotImplementedError) as error:
         raise Refused(f"{path.name} is no SEG that can be read ({type(error).__name__})") from None
-    names = {label.label.casefold(): label.index for label in card.output.labels}
-    known = [segment for segment in segments if segment.label.casefold() in names]
+    names = {_unnumbered(label.label): label.index for label in card.output.labels}
+    known = [(index, segment) for segment in segments if (index := names.get(_unnumbered(segment.label))) is not None]
     if segments and not known:
         told = ", ".join(segment.label for segment in segments)
         raise Refused(f"{path.name} has the segments {told}; none is called as a label of the card")
     found = np.zeros(grid.shape, dtype=np.uint8)
-    for segment in known:
+    for index, segment in known:
         places = grid.to_index(segment.points_mm)
         voxels = np.rint(places).astype(int)
         if np.abs(places - voxels).max() > 0.1 or (voxels < 0).any() or (voxels >= grid.shape).any():
             raise Refused(f"{path.name}: {segment.label} does not lie on the image's own voxels")
-        found[tuple(voxels.T)] = names[segment.label.casefold()]
+        found[tuple(voxels.T)] = index
     return found
+
+
+def _unnumbered(label: str) -> str:
+    """Give a segment's name without its number, which our own SEGs give each finding. Example: "Nodule 2" -> "nodule"."""
+    return re.sub(r" \d+$", "", label).casefold()
 
 
 def numbered(array: NDArray[np.int64], grid: Grid) -> tuple[Lesion, ...]:

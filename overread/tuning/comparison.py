@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from overread.tuning.site import Labels, Read
 
 DECIDES = {"nodules": ("sensitivity_at_1", "froc_mean"), "lungs": ("lung_dice",)}
 """By part, the figures that decide, the second where the first is the same."""
+LEAST_CASES = 5
+"""Cases from which a difference can be clear: that fewer all lean the same way happens by chance once in 16 times or more."""
+SMALL = 1e-9
+Kind = Literal["better", "no clear difference", "worse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +40,20 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure of both models, and the difference after - before over the same cases."""
+    """One figure of both models, and the difference after - before over the same cases, and how many these are."""
 
     name: str
+    cases: int
     before: Interval
     after: Interval
     difference: Interval
+
+    @property
+    def kind(self) -> Kind:
+        """Say what the difference is worth: clear is one whose interval does not hold 0, over LEAST_CASES or more."""
+        if self.cases >= LEAST_CASES and self.difference.low > SMALL:
+            return "better"
+        return "worse" if self.cases >= LEAST_CASES and self.difference.high < -SMALL else "no clear difference"
 
 
 def opened(shelved: ShelvedCard) -> ShelvedCard:
@@ -94,7 +106,10 @@ def _rows(names: Sequence[str], pairs: Sequence[tuple[Seen, Seen]], figures: tup
 
     values = interval.bootstrap(pairs, all_of)
     n = len(names)
-    return [Row(name=name, before=values[at], after=values[n + at], difference=values[2 * n + at]) for at, name in enumerate(names)]
+    return [
+        Row(name=name, cases=len(pairs), before=values[at], after=values[n + at], difference=values[2 * n + at])
+        for at, name in enumerate(names)
+    ]
 
 
 def _dice(some: Sequence[Seen]) -> list[float]:
@@ -109,21 +124,22 @@ def _findings(some: Sequence[Seen], threshold: float) -> list[float]:
     return [at_one, sum(rates) / len(rates), *rates, froc.sensitivity(readings, threshold), froc.false_rate(readings, threshold)]
 
 
-def verdict(found: Sequence[Row], trained: Sequence[str]) -> tuple[bool, str]:
-    """Say whether the tuned model is better: in a part that was trained, and worse in none. The words tell why."""
+def verdict(found: Sequence[Row], trained: Sequence[str]) -> tuple[Kind, str]:
+    """Say what the tuned model is: better is one that is clearly so in a part that was trained, and worse in none. The words tell why."""
     by_name: Mapping[str, Row] = {row.name: row for row in found}
-    words, signs = [], []
+    words: list[str] = []
+    kinds: set[Kind] = set()
     for part in trained:
         there = [by_name[name] for name in DECIDES[part] if name in by_name]
         if not there:
             words.append(f"{part}: no case held out has the labels to measure it")
-            signs.append(0)
             continue
-        row = next((row for row in there if row.difference.value), there[0])
-        signs.append(int(np.sign(row.difference.value)))
-        kind = {1: "better", 0: "the same", -1: "worse"}[signs[-1]]
-        words.append(f"{part}: {row.name} {row.before.value:.3f} before, {row.after.value:.3f} after, {kind}")
-    return min(signs, default=0) >= 0 and max(signs, default=0) > 0, "; ".join(words)
+        row = next((row for row in there if abs(row.difference.value) > SMALL), there[0])
+        kinds.add(row.kind)
+        few = f" ({row.cases} held out; fewer than {LEAST_CASES} cannot tell)" if row.cases < LEAST_CASES else ""
+        words.append(f"{part}: {row.name} {row.before.value:.3f} before, {row.after.value:.3f} after, {row.kind}{few}")
+    whole: Kind = "worse" if "worse" in kinds else "better" if "better" in kinds else "no clear difference"
+    return whole, "; ".join(words)
 
 
 def as_facts(found: Sequence[Row]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from models.evaluation.froc import RATES
 from models.tuning.course import Course
 from overread.evaluation.report import words
 from overread.tuning import comparison
-from overread.tuning.comparison import Row, Seen
+from overread.tuning.comparison import Kind, Row, Seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Told:
     after: Sequence[Seen]
     courses: Mapping[str, Course]
     history: Mapping[str, float | str]
-    better: bool
+    verdict: Kind
     why: str
     when: str
 
@@ -43,7 +44,8 @@ def as_facts(told: Told, card: Path) -> dict[str, Any]:
         "model": told.name,
         "card": card.name,
         "folder": str(card.parent),
-        "better": told.better,
+        "better": told.verdict == "better",
+        "verdict": told.verdict,
         "why": told.why,
         "date": told.when,
         "history": dict(told.history),
@@ -80,11 +82,11 @@ def show(told: Told, console: Console) -> None:
     for when, entries in (("before", told.before), ("after", told.after)):
         if declined := sum(entry.declined for entry in entries):
             console.print(f"{when}: {declined} of {len(entries)} cases were declined, and count as nothing found", markup=False)
-    console.print(f"{'Better' if told.better else 'NOT better'} than its base. {told.why}", markup=False, soft_wrap=True)
+    console.print(f"Beside its base: {told.verdict}. {told.why}", markup=False, soft_wrap=True)
 
 
-def draw(told: Told, path: Path) -> Path:
-    """Write the picture: the loss over the steps, the FROC of both models, the lungs' Dice of each case."""
+def draw(told: Told) -> bytes:
+    """Give the picture as PNG: the loss over the steps, the FROC of both models, the lungs' Dice of each case."""
     figure = Figure(figsize=(12, 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     losses, curve, dice = figure.subplots(1, 3)
@@ -96,8 +98,9 @@ def draw(told: Told, path: Path) -> Path:
     losses.legend()
     _froc(curve, told)
     _dice(dice, told)
-    figure.savefig(path, metadata={"Software": None})
-    return path
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()
 
 
 def _froc(axes: Axes, told: Told) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models import card
+from models.card import STARTERS
 from models.starter.chest_ct.generator import AXES, LEFT, RIGHT
-from models.tuning import course, examples, splitting
+from models.tuning import course, examples, folder, splitting
 from models.tuning.course import Plan
 from models.tuning.examples import Example
+from models.tuning.folder import Tuned
 from models.vocabulary import Grid, Volume
 
 GRID = Grid(shape=(20, 24, 30), origin_mm=(-30.0, 0.0, 0.0), axes=AXES, spacing_mm=(2.5, 2.0, 2.0))
@@ -124,3 +128,25 @@ def test_a_kept_lesson_is_read_as_it_was(tmp_path: Path) -> None:
     assert lesson.whole is not None
     assert np.array_equal(again.whole.organs, lesson.whole.organs)
     assert np.array_equal(again.whole.volume.array, lesson.whole.volume.array)
+
+
+def test_a_disk_that_is_full_leaves_the_model_and_the_checkpoint_that_were_there(tmp_path: Path) -> None:
+    """A first model and checkpoint are whole; a second of each, that cannot be written to its end, changes no byte of them."""
+    base = card.read(STARTERS / "chest_ct" / "card.toml")
+    tuned = Tuned(name="a", base=base, weights={"lungs": b"1" * 10, "nodules": b"2" * 10}, calibration=None, limits=(), history={})
+    folder.write(tmp_path, tuned)
+    folder.finish(tmp_path, {}, better=True)
+    plan = Plan(steps=1, limit_s=None, seed=5, identity="a", checkpoint=tmp_path / "a.checkpoint")
+    course.follow(Line(), plan, lambda _at: None)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(before) == ["a.checkpoint", "card.toml", "lungs.safetensors", "nodules.safetensors"]
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, most[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            folder.write(tmp_path, replace(tuned, weights={"lungs": b"3" * 10, "nodules": b"4" * 10_000}))
+        with pytest.raises(OSError, match="File too large"):
+            course.follow(Line(), replace(plan, identity="b"), lambda _at: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

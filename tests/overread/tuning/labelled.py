@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import highdicom
 import nibabel
 import numpy as np
 import pydicom
+from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
 from numpy.typing import NDArray
+from pydicom.sr.codedict import codes
 
 from overread.sample import study
 from overread.sample.scan import Patient, Scan
@@ -64,3 +67,30 @@ def case(folder: Path, seed: int, *, dicom: bool = False, lungs: bool = True, no
     if nodules:
         save(folder / "findings.nii.gz", numbers, matrix)
     return truth
+
+
+def seg(path: Path, truth: study.Truth, nodules: tuple[str, ...]) -> None:
+    """Write a SEG as another program would: both lungs, and each nodule as a segment of that name."""
+    _hu, lungs, numbers, _matrix = arrays(truth)
+    images = sorted((pydicom.dcmread(path) for path in truth.files), key=lambda entry: float(entry.ImagePositionPatient[2]))
+    masks = [lungs == 1, lungs == 2, *(numbers == index + 1 for index in range(len(nodules)))]
+    masks[:2] = [mask & (numbers == 0) for mask in masks[:2]]
+    kinds = [codes.SCT.Lung, codes.SCT.Lung, *(codes.SCT.Nodule for _ in nodules)]
+    written = highdicom.seg.Segmentation(
+        source_images=images,
+        pixel_array=np.stack([mask.transpose(2, 1, 0) for mask in masks], axis=-1).astype(np.uint8),
+        segmentation_type="BINARY",
+        segment_descriptions=[
+            SegmentDescription(at + 1, name, codes.SCT.Organ, kind, SegmentAlgorithmTypeValues.MANUAL)
+            for at, (name, kind) in enumerate(zip(("Left lung", "Right lung", *nodules), kinds, strict=True))
+        ],
+        series_instance_uid=highdicom.UID(),
+        series_number=9,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="Other",
+        manufacturer_model_name="Drawing",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    written.save_as(path)
