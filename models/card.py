@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from models import faults
 from models.vocabulary import Code
 
 SCHEMA_VERSION = 1
@@ -305,8 +306,7 @@ def read(path: Path) -> ShelvedCard:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise BadCard(f"{path}: {error}") from error
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
-        raise BadCard(f"{path}: {faults}") from None
+        raise BadCard(f"{path}: {faults.listed(error, Card)}") from None
     canonical = json.dumps(card.model_dump(mode="json", exclude={"evaluation"}), sort_keys=True, separators=(",", ":"))
     return ShelvedCard(card=card, folder=path.parent, digest=hashlib.sha256(canonical.encode()).hexdigest())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from models import faults
 from models.card import BadCard, ShelvedCard, WeightsFile, runtime_of
 from models.vocabulary import Model
 
@@ -70,8 +71,7 @@ def options_at_fault(shelved: ShelvedCard) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
-        raise BadCard(f"{where}: runtime.options: {faults}") from None
+        raise BadCard(f"{where}: runtime.options: {faults.listed(error)}") from None
     except ValueError as error:
         raise BadCard(f"{where}: runtime.options: {error}") from error
 

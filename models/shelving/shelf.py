@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from models import card as cards
-from models import drafts
+from models import drafts, faults
 from models.card import BadCard, Card, ShelvedCard
 from models.drafts import Draft, Missing, Source
 from models.shelving import conversion, keys, writing
@@ -115,8 +115,8 @@ def as_card(folder: Path) -> ShelvedCard:
     """Read a complete draft as a card; raises BadCard with what is missing in words, or the key at fault."""
     missing = lacking(folder)
     if missing:
-        words = "; ".join(f"{entry.key} ({entry.what.splitlines()[0]})" for entry in missing)
-        raise BadCard(f"{folder / DRAFT}: not filled in: {words}")
+        lines = "".join(f"\n  {entry.key}: {entry.what.splitlines()[0]}" for entry in missing)
+        raise BadCard(f"{folder / DRAFT}: not filled in:{lines}")
     return cards.read(folder / DRAFT)
 
 
@@ -221,7 +221,11 @@ def _with(card: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     try:
         Card.model_validate(filled)
     except ValidationError as error:
-        wrong = [f"{at}: {fault['msg']}" for fault in error.errors() if _is_told(at := keys.named(filled, fault["loc"]), fault, values)]
+        wrong = [
+            f"{at}: {faults.said(fault, Card)}"
+            for fault in error.errors()
+            if _is_told(at := keys.named(filled, fault["loc"]), fault, values)
+        ]
         if wrong:
             raise BadCard("; ".join(wrong)) from None
     return filled

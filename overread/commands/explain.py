@@ -85,7 +85,7 @@ def main(settings: Settings, source: str, *, as_json: bool, descriptions: bool =
         for series in (series for answer in answers for series in answer["series"]):
             del series["description"]
     if as_json:
-        print(json.dumps(answers, indent=2))
+        print(json.dumps({"studies": answers}, indent=2))
     else:
         for answer in answers:
             _show(answer)

@@ -22,7 +22,7 @@ def show(settings: Settings, *, as_json: bool) -> None:
     finally:
         ledger.close()
     if as_json:
-        print(json.dumps(held, indent=2))
+        print(json.dumps({"held": held}, indent=2))
         return
     console = Console(highlight=False, soft_wrap=True)
     for entry in held:

@@ -56,7 +56,7 @@ def show_all(settings: Settings, directory: Path | None = None, *, as_json: bool
             }
             for name, entry in known.items()
         ]
-        print(json.dumps(facts, indent=2))
+        print(json.dumps({"models": facts, "drafts": [_draft(name, folder) for name, folder in waiting.items()]}, indent=2))
         return
     table = Table("name", "version", "title", "takes", "licence", "digest")
     for name, entry in known.items():
@@ -72,6 +72,14 @@ def show_all(settings: Settings, directory: Path | None = None, *, as_json: bool
             console.print(f"draft {error}", markup=False, soft_wrap=True)
             continue
         console.print(f"{name}: a draft, {f'{missing} keys to fill in' if missing else 'filled in'}; overread models show {name}")
+
+
+def _draft(name: str, folder: Path) -> dict[str, Any]:
+    """Give what a program wants of a draft: the keys that it lacks, or why it cannot be read."""
+    try:
+        return {"name": name, "folder": str(folder), "missing": [entry.key for entry in shelf.lacking(folder)]}
+    except BadCard as error:
+        return {"name": name, "folder": str(folder), "fault": str(error)}
 
 
 def show(settings: Settings, name: str, directory: Path | None = None, *, as_json: bool) -> int:

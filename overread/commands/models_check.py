@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,11 +46,13 @@ class Try:
 
     def run(self, found: ShelvedCard, within_s: float) -> bool:
         """Load the model and try it; tell whether all holds. Past the time the process says so and ends with exit code 1."""
+        worked = time.process_time()
 
         def stop(_reason: str) -> None:
             self.show(
-                f"not checked: stopped after {within_s:g} s {self._at}, and nothing was shelved. It hangs, or is slow on "
-                f"{self.facts['device']}: --within gives it more seconds, [workers] devices another device"
+                f"not checked: stopped after {within_s:g} s ({time.process_time() - worked:.0f} s of processor time) {self._at}, and "
+                f"nothing was shelved. It hangs, is slow on {self.facts['device']}, or the machine was busy: --within gives it more "
+                "seconds, [workers] devices another device"
             )
             sys.stdout.flush()
             os._exit(1)  # a call that hangs cannot be broken off from within

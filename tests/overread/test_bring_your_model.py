@@ -8,12 +8,13 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 import torch
 
 from tests import phantoms
-from tests.models.runtimes import bundles
+from tests.models.runtimes import bundles, detectors
 from tests.overread.front import overread
 from tests.overread.test_bring_a_bundle import bundle
 
@@ -89,6 +90,24 @@ def test_a_bundle_is_brought_by_the_page(site: Path) -> None:
     bundle(site / "lung-bundle")
     follow("A MONAI bundle", lacking=0)
     assert (site / "out-bundle" / "labels.nii.gz").is_file()
+
+
+def test_a_detection_bundle_is_brought_by_the_page(site: Path) -> None:
+    """The detector's commands run as they stand, and its report has as many boxes as the bundle lets pass, each with its score."""
+    inference = json.loads(json.dumps(detectors.INFERENCE).replace("detections_per_img=300", "detections_per_img=6"))
+    inference["preprocessing"]["transforms"][4]["pixdim"] = [6.0, 6.0, 6.0]  # coarse, so that it is soon done
+    detectors.write(site / "nodule-bundle", inference)
+    follow("A MONAI detection bundle", lacking=1)
+    (report,) = (site / "out-boxes").glob("*-sr.dcm")
+    items = [item for item in pydicom.dcmread(report).iterall() if item.keyword == "ContentSequence" for item in item.value]
+    groups = [item for item in items if item.get("ConceptNameCodeSequence") and _name(item) == "Measurement Group"]
+    scores = [item for item in items if item.ValueType == "NUM" and _name(item) == "Certainty of Finding"]
+    assert len(groups) == len(scores) == 6
+    assert sum(item.ValueType == "SCOORD" and item.GraphicType == "POLYLINE" for item in items) == 6
+
+
+def _name(item: pydicom.Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeMeaning)
 
 
 def test_an_nnunet_folder_is_brought_by_the_page(site: Path) -> None:

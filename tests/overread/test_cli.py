@@ -97,11 +97,11 @@ def test_check_sees_weights_that_are_not_the_cards(site: Path, tmp_path: Path) -
 def test_rules_explain_tells_which_model_takes_what(site: Path, tmp_path: Path) -> None:
     """A folder's series is taken with its image count, or not with a reason."""
     done = overread("rules", "explain", str(site / "study"), "--json", "--config", str(site / "overread.toml"))
-    (answer,) = json.loads(done.stdout)
+    (answer,) = json.loads(done.stdout)["studies"]
     assert [(entry["roles"], entry["images"]) for entry in answer["taken"]] == [(["ct"], 44)]
     phantoms.write_tiny(tmp_path / "xray", phantoms.Tiny(modality="CR"))
     done = overread("rules", "explain", str(tmp_path / "xray"), "--json", "--config", str(site / "overread.toml"))
-    (answer,) = json.loads(done.stdout)
+    (answer,) = json.loads(done.stdout)["studies"]
     assert done.returncode == 1
     assert "CR" in answer["declined"][0]["reason"]
 
@@ -132,7 +132,7 @@ def test_models_run_writes_the_profile_it_is_told(site: Path, tmp_path: Path) ->
 def test_models_list_and_an_unknown_name(site: Path) -> None:
     """The shelf is listed; an unknown name is told the known ones."""
     done = overread("models", "list", "--json", "--config", str(site / "overread.toml"))
-    assert [entry["name"] for entry in json.loads(done.stdout)] == ["two-parts"]
+    assert [entry["name"] for entry in json.loads(done.stdout)["models"]] == ["two-parts"]
     done = overread("models", "show", "no-such", "--config", str(site / "overread.toml"))
     assert (done.returncode, done.stderr) == (2, "overread: no model is named 'no-such'; there are two-parts\n")
     assert "Means nothing." in overread("models", "show", "two-parts", "--config", str(site / "overread.toml")).stdout

@@ -52,7 +52,7 @@ def receive(settings: Settings, case: Case, home: Path, *, plan: bool = True) ->
 def asked(capsys: pytest.CaptureFixture[str], settings: Settings, source: str) -> dict[str, Any]:
     """Run the command with --json and give its one answer."""
     explain.main(settings, source, as_json=True)
-    (answer,) = json.loads(capsys.readouterr().out)
+    (answer,) = json.loads(capsys.readouterr().out)["studies"]
     assert isinstance(answer, dict)
     return answer
 

@@ -45,7 +45,7 @@ def test_what_is_held_is_listed_with_its_reason_and_what_to_do(config: str) -> N
     assert shown.returncode == 0, shown.stderr
     assert "1.2.3 revision 1, held since" in shown.stdout
     assert "the study holds images of 2 patient IDs" in shown.stdout
-    (told,) = json.loads(overread("held", "list", "--config", config, "--json").stdout)
+    (told,) = json.loads(overread("held", "list", "--config", config, "--json").stdout)["held"]
     assert (told["study"], told["revision"], told["kinds"]) == ("1.2.3", 1, ["patients"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,10 @@ def parsed(config: Mapping[str, Any], bound: Mapping[str, str]) -> ConfigParser:
 def part(parser: ConfigParser, name: str) -> Any:
     """Build one section; raises ValueError with the innermost reason."""
     try:
-        return parser.get_parsed_content(name) if name in parser else None
+        with warnings.catch_warnings():
+            # Of a default that Orientationd changed: for whoever wrote the bundle, not for whoever runs it.
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
+            return parser.get_parsed_content(name) if name in parser else None
     except Exception as error:
         raise ValueError(f"{name}: cannot be built: {innermost(error)}") from error
 
