@@ -94,6 +94,18 @@ def nnunet(folder: Path, classes: int = CLASSES, order: int = 1) -> ShelvedCard:
     return trained.adopt(made, folder / "card")
 
 
+def totalsegmentator(folder: Path) -> ShelvedCard:
+    """Write two of TotalSegmentator's parts with networks of 32 features."""
+    parts = {"Dataset291_TotalSegmentator_part1_organs_1559subj": "liver", "Dataset293_TotalSegmentator_part3_cardiac_1559subj": "heart"}
+    for name, organ in parts.items():
+        table = trained.configuration(WINDOW, (1.5, 1.5, 1.5))
+        table["architecture"]["arch_kwargs"] |= {"features_per_stage": [32, 64]}
+        labels = {"background": 0, organ: 1}
+        training = trained.Training(configurations={"3d_fullres": table}, labels=labels, mirroring=None, dataset_name=name)
+        trained.train(training, folder / "results" / name)
+    return trained.adopt(folder / "results", folder / "card")
+
+
 CASES: dict[str, Callable[[Path], ShelvedCard]] = {
     "state-dict": state_dict,
     "torchscript": pipeline("torchscript", programs.traced),
@@ -104,6 +116,7 @@ CASES: dict[str, Callable[[Path], ShelvedCard]] = {
     "nnunet, 6 classes": nnunet,
     "nnunet, 24 classes": lambda folder: nnunet(folder, 24),
     "nnunet, cubic scores": lambda folder: nnunet(folder, order=3),
+    "totalsegmentator, 2 parts": totalsegmentator,
     "lung-nodules": lambda _folder: read(STARTERS / "chest_ct" / "card.toml"),
     "deepbet": lambda _folder: read(STARTERS / "brain_mr" / "card.toml"),
 }

@@ -20,8 +20,8 @@ from models.grids import inverse, transforms, windows
 from models.networks import network
 from models.vocabulary import Grid, Prediction, Progress, Unfit, Volume
 
-CUBE_BYTES = 54_000_000
-"""What one place takes in the patch network, its two cubes included, as network.forward_bytes counts it."""
+CUBE_BYTES = 11_000_000
+"""What one place takes in the patch network, its two cubes included: as network.forward_bytes counts it."""
 
 
 class _Part(BaseModel):
@@ -145,13 +145,17 @@ class LungNodules:
         self._window_bytes = network.forward_bytes(self._coarse, options.lungs.window)
 
     def need(self, grids: Mapping[str, Grid], execution: Execution) -> Need:
-        """Estimate windows of the coarse network or a batch of cubes on the device, and ten arrays of the fine grid on the host."""
+        """Estimate windows of the coarse network or a batch of cubes on the device, and on the host arrays of the fine grid.
+
+        Ten of them while the lungs are drawn; less than five later, when labels, findings and probabilities of the source grid
+        stand beside them. Measured by bench/need.py.
+        """
         grid = grids[self._card.reference_role]
         coarse, fine = self._plans(grid)
         scored = windows.need(self._layout(coarse), (1, 3), execution, self._window_bytes)
         voxels = math.prod(fine.model.shape)
         cubes = 2 * 4 * voxels + int(execution.activations * CUBE_BYTES * self._options.nodules.batch)
-        return Need(device=max(scored.device, cubes), host=scored.host + 40 * voxels + 5 * math.prod(grid.shape))
+        return Need(device=max(scored.device, cubes), host=scored.host + max(40 * voxels, 18 * voxels + 5 * math.prod(grid.shape)))
 
     def _plans(self, grid: Grid) -> tuple[transforms.Resampling, transforms.Resampling]:
         spacing = self._options.spacing_mm
