@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -131,13 +131,12 @@ class _Part:
         """Give the pixels of one slice, within the ranges that it covers there."""
         return np.asarray(self.array[cover.z, slice(*cover.rows), slice(*cover.columns)] == self.value)
 
-    def volume_values(self) -> NDArray[Any]:
-        """Give the volume's values under it."""
+    def volume_values(self) -> Iterator[NDArray[Any]]:
+        """Give the volume's values under it, slice by slice."""
         z, y, x = self.corner
         planes = self.volume.array[z:, y:, x:]
-        return np.concatenate([
-            planes[cover.z, slice(*cover.rows), slice(*cover.columns)][self.mask(cover)] for cover in self.covered
-        ])  # fmt: skip
+        for cover in self.covered:
+            yield planes[cover.z, slice(*cover.rows), slice(*cover.columns)][self.mask(cover)]
 
 
 def _slices(box: Box) -> tuple[slice, ...]:
@@ -254,16 +253,20 @@ def enclosed(line: Polyline, grid: Grid) -> Measurement:
     return Measurement(concept=AREA, value=round(count * grid.spacing_mm[1] * grid.spacing_mm[2], 1), unit=MM2)
 
 
-def attenuation_hu(values: NDArray[Any]) -> tuple[float, float]:
-    """Give the mean and the population standard deviation of the values under a mask.
+def attenuation_hu(values: Iterable[NDArray[Any]]) -> tuple[float, float]:
+    """Give the mean and the population standard deviation of the values under a mask, which come in pieces.
 
-    Example: 10, 20, 30 and 40 HU: mean 25, deviation sqrt((225 + 25 + 25 + 225) / 4) = 11.18.
+    Example: 10, 20, then 30 and 40 HU: mean 25, deviation sqrt((225 + 25 + 25 + 225) / 4) = 11.18.
     """
-    real = values.astype(np.float64)
-    count, total, squares = len(real), float(real.sum()), float(real @ real)
-    if values.dtype.kind == "f" or squares > EXACT:
+    pieces = list(values)
+    count, total, squares = 0, 0.0, 0.0
+    for piece in pieces:
+        real = piece.astype(np.float64)
+        count, total, squares = count + len(real), total + float(real.sum()), squares + float(real @ real)
+    if pieces[0].dtype.kind == "f" or squares > EXACT:
+        real = np.concatenate(pieces).astype(np.float64)
         return float(real.mean()), float(real.std())
-    # Sums of whole numbers and of their squares are exact: one look at them is enough.
+    # Sums of whole numbers and of their squares are exact: one look at them is enough, in any order.
     return total / count, math.sqrt(count * int(squares) - int(total) ** 2) / count
 
 

@@ -85,7 +85,7 @@ def test_worked_examples_hold() -> None:
     """Every number in the docstrings is what the function gives."""
     grid = Grid(shape=(1, 1, 10), origin_mm=(0, 0, 0), axes=((0, 0, 1), (0, 1, 0), (1, 0, 0)), spacing_mm=(2, 0.5, 0.5))
     assert volume_mm3(10, grid) == 5
-    mean, deviation = attenuation_hu(np.array([10, 20, 30, 40]))
+    mean, deviation = attenuation_hu([np.array([10, 20]), np.array([30, 40])])
     assert (mean, round(deviation, 2)) == (25, 11.18)
     assert key_slice([1, 4, 4, 4, 2]) == 2
     ring = np.ones((5, 5), dtype=bool)

@@ -6,7 +6,10 @@ Ref: docs/results.md
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -56,25 +59,45 @@ def compose(request: ComposeRequest, measured: Sequence[SegmentMeasures] | None 
     Without a segment there is no SEG; an SR there always is, since nothing found is a result too.
     Raises Refused where the prediction cannot be written truly. Libraries' warnings are kept quiet: they quote a patient's values.
     """
-    with quiet():
+    with quiet(), _uncollected():
         request = replace(request, sources=readable(request.sources))
         usable(request)
         return _composed(request, measured)
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the collector wait: it would look at the headers of all images some sixty times, and they are no garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _composed(request: ComposeRequest, measured: Sequence[SegmentMeasures] | None) -> Composed:
-    labelled = covers(request.prediction.labels)
-    segments = arranged(request, plan(request, labelled))
-    by_key = {entry.key: entry for entry in (measures(request, labelled) if measured is None else measured)}
-    draft = Draft(request=request, measured=tuple((segment, by_key[segment.key]) for segment in segments))
+    # The last gate measures the prediction anew. It needs nothing of what is written, so it does that meanwhile.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        truth = beside.submit(check.truth, request)
+        labelled = covers(request.prediction.labels)
+        segments = arranged(request, plan(request, labelled))
+        by_key = {entry.key: entry for entry in (measures(request, labelled) if measured is None else measured)}
+        objects = _written(Draft(request=request, measured=tuple((segment, by_key[segment.key]) for segment in segments)))
+        check.verify(request, objects, truth.result)
+    return Composed(objects, wording.statement(request, segments))
+
+
+def _written(draft: Draft) -> list[ComposedObject]:
+    """Write the objects that the profile asks for, each kind from what was written before it."""
     objects = []
     for kind in ORDER:
-        if request.profile.wants(kind) and kind in WRITERS:
+        if draft.request.profile.wants(kind) and kind in WRITERS:
             datasets = tuple(WRITERS[kind](draft))
             draft = replace(draft, written={**draft.written, kind: datasets})
             objects += [header.encode(dataset, kind) for dataset in datasets]
-    check.verify(request, objects)
-    return Composed(objects, wording.statement(request, segments))
+    return objects
 
 
 def compose_failure(request: FailureRequest) -> Composed:

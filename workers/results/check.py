@@ -5,7 +5,7 @@ It shares no code with what writes: bits are unpacked here, frames are placed by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 
 import pydicom
@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from node.errors import Refused
 from node.profiles import ORDER, Kind
 from workers.results import check_failure, check_gsps, check_kos, check_place, check_pm, check_rtstruct, check_sc, check_seg, check_sr
-from workers.results.marks import check_explained, marks
+from workers.results.marks import Mark, check_explained, marks, measured
 from workers.results.request import ComposedObject, ComposeRequest, FailureRequest, Origin
 
 # Who and which study it is: must come back exactly as the images say it.
@@ -27,9 +27,17 @@ COPIED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyDesc
 OWN_LENGTHS = {"SeriesDescription": 64, "ContentLabel": 16, "ContentDescription": 64, "ManufacturerModelName": 64, "DeviceSerialNumber": 64}
 
 
-def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
+def truth(request: ComposeRequest) -> dict[str, Mark]:
+    """Give what the prediction marks, measured; raises Refused where it cannot be explained, whatever is written."""
+    found = marks(request)
+    check_explained(request, found)
+    return measured(request, found)
+
+
+def verify(request: ComposeRequest, objects: Sequence[ComposedObject], known: Callable[[], Mapping[str, Mark]] | None = None) -> None:
     """Raise Refused with the reason unless the objects say what the prediction says, of these images, of this patient.
 
+    known  gives what `truth` gives, or raises what it raises, where somebody has begun with it already
     What is wrong with prediction or images themselves is refused in every profile, for another may be sent where one is refused.
     """
     read: dict[Kind, list[Dataset]] = {}
@@ -42,8 +50,7 @@ def verify(request: ComposeRequest, objects: Sequence[ComposedObject]) -> None:
     _check_uids(request, [dataset for datasets in read.values() for dataset in datasets])
     _check_sources(request)
     check_place.check_images(request)
-    found = marks(request)
-    check_explained(request, found)
+    found = truth(request) if known is None else known()
     for kind, datasets in read.items():
         for dataset in datasets:
             _check_header(request, kind, dataset)

@@ -1,13 +1,12 @@
 """A SEG's frames as its bytes have them: what each one's groups say, and its pixels. Nothing here is shared with what writes.
 
 A SEG has thousands of frames of a few hundred places; their groups are walked as bytes, and equal bytes are read once.
-Ref: PS3.5 7.1.2 (Explicit VR Little Endian), 7.5, 8.1.1 (bits run from the least significant upwards, on across frames)
+Ref: PS3.5 8.1.1 (bits run from the least significant upwards, on across frames)
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,12 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from node.errors import Refused
+from workers.results.check_bytes import elements, items, only, sequence, text
 
 Mask = NDArray[np.bool_]
 PER_FRAME = 0x52009230
-LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-UNDEFINED = 0xFFFFFFFF
 
 
 class Frame(Protocol):
@@ -46,7 +43,9 @@ class Bits:
         rows, columns = self.shape
         if self.first % 8 or rows * columns % 8:
             return int(np.count_nonzero(self.rows(slice(0, rows))))
-        return int(np.bitwise_count(np.frombuffer(self.data, np.uint8, rows * columns // 8, self.first // 8)).sum())
+        size = rows * columns // 8
+        word = np.uint64 if size % 8 == 0 else np.uint8  # eight bytes at once where they fill the frame
+        return int(np.bitwise_count(np.frombuffer(self.data[self.first // 8 :][:size], word)).sum())
 
     def rows(self, band: slice) -> Mask:
         """Unpack some rows, wherever in a byte they begin."""
@@ -93,10 +92,7 @@ class Group:
 
 def groups(seg: Dataset) -> list[Group]:
     """Read every frame's groups; raises Refused where they are not as they should be written."""
-    value: object = getattr(seg.get_item(PER_FRAME), "value", None)
-    if not isinstance(value, bytes):
-        raise Refused("the SEG's description of its frames cannot be read")
-    return [Group(dict(elements(item))) for item in items(value)]
+    return [Group(dict(elements(item))) for item in items(sequence(seg, PER_FRAME))]
 
 
 def named(derivation: bytes | None) -> list[tuple[str, str, int | None]]:
@@ -106,48 +102,10 @@ def named(derivation: bytes | None) -> list[tuple[str, str, int | None]]:
         for source in items(dict(elements(entry)).get(0x00082112, b"")):
             parts = dict(elements(source))
             frame = parts.get(0x00081160)
-            found.append((_text(parts[0x00081150]), _text(parts[0x00081155]), None if frame is None else int(_text(frame))))
+            found.append((text(parts[0x00081150]), text(parts[0x00081155]), None if frame is None else int(text(frame))))
     return found
 
 
 def position(place: bytes | None) -> list[float]:
     """Give the position of a frame's first pixel in LPS mm."""
-    return [float(part) for part in _text(only(place or b"")[0x00200032]).split("\\")]
-
-
-def only(sequence: bytes) -> dict[int, bytes]:
-    """Give the elements of a sequence's one item; raises Refused where it has not one."""
-    found = list(items(sequence))
-    if len(found) != 1:
-        raise Refused("the SEG has not one description for each frame")
-    return dict(elements(found[0]))
-
-
-def items(sequence: bytes) -> Iterator[bytes]:
-    """Give the items of a sequence, each of explicit length."""
-    at = 0
-    while at < len(sequence):
-        group, element, length = struct.unpack_from("<HHL", sequence, at)
-        if (group, element) != (0xFFFE, 0xE000) or at + 8 + length > len(sequence):
-            raise Refused("the SEG's description of its frames cannot be read")
-        yield sequence[at + 8 : at + 8 + length]
-        at += 8 + length
-
-
-def elements(item: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give the elements of an item: tag and value."""
-    at = 0
-    while at < len(item):
-        group, element, vr, length = struct.unpack_from("<HH2sH", item, at)
-        at += 8
-        if vr in LONG:
-            (length,) = struct.unpack_from("<L", item, at)
-            at += 4
-        if at + length > len(item):
-            raise Refused("the SEG's description of its frames cannot be read")
-        yield group << 16 | element, item[at : at + length]
-        at += length
-
-
-def _text(value: bytes) -> str:
-    return value.decode("ascii").strip(" \0")
+    return [float(part) for part in text(only(place or b"")[0x00200032]).split("\\")]

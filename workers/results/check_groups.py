@@ -5,6 +5,7 @@ Ref: PS3.16 TID 1410, TID 1411, TID 1501; PS3.3 C.18.6.1.2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from node.errors import Refused
 from workers.results.check_items import children, name, number, unit
-from workers.results.marks import Mark
+from workers.results.marks import Mark, attenuation_hu
 from workers.results.request import ComposeRequest
 
 GROUP, REGION, SEGMENT, SERIES, TRACKING, IDENTIFIER = "125007", "111030", "121191", "121232", "112040", "112039"
@@ -84,11 +85,8 @@ def check_numbers(request: ComposeRequest, items: Sequence[Dataset], mark: Mark)
     if (VOLUME, "") in told:
         _check_volume(request, told[VOLUME, ""], mark)
     if (ATTENUATION, MEAN) in told or (ATTENUATION, DEVIATION) in told:
-        bands = {index: mark.band(index) for index in mark.areas}
-        values = np.concatenate([request.volume.array[index, rows][mark.plane(index, rows)] for index, rows in bands.items()])
-        mean_hu, of_squares = values.mean(), np.square(values, dtype=np.float64).mean()
-        for derived, true_hu in ((MEAN, mean_hu), (DEVIATION, np.sqrt(max(of_squares - mean_hu**2, 0)))):
-            if (ATTENUATION, derived) in told and abs(number(told[ATTENUATION, derived]) - true_hu) > 0.51:
+        for derived, true_hu in zip((MEAN, DEVIATION), mark.hu or attenuation_hu(request, mark), strict=True):
+            if (ATTENUATION, derived) in told and not abs(number(told[ATTENUATION, derived]) - true_hu) <= 0.51:
                 raise Refused("an attenuation of the SR is not that of its segment")
     if (CERTAINTY, "") in told and (mark.finding is None or abs(number(told[CERTAINTY, ""]) - 100 * mark.finding.score) > 0.51):
         raise Refused("a certainty of the SR is not the model's")
@@ -149,8 +147,8 @@ def slice_of(request: ComposeRequest, image: Dataset) -> int | None:
     """Give the slice that an IMAGE item names, None where it is none of ours."""
     named = image.ReferencedSOPSequence[0]
     told = (named.ReferencedSOPInstanceUID, named.get("ReferencedFrameNumber"))
-    places = [index for index, source in enumerate(request.sources) if (source.SOPInstanceUID, request.frame(index)) == told]
-    return places[0] if places else None
+    places = ((source.SOPInstanceUID, request.frame(index)) for index, source in enumerate(request.sources))
+    return next((index for index, place in enumerate(places) if place == told), None)
 
 
 def _line(request: ComposeRequest, region: Dataset, mark: Mark) -> tuple[Points, NDArray[np.bool_]]:
@@ -188,10 +186,9 @@ def _check_outline(request: ComposeRequest, region: Dataset, mark: Mark) -> floa
 def _inside(points: Points, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Give the pixels whose centres lie inside a closed line of pixel borders: an odd number of its sides to their left."""
     crossings = np.zeros((shape[0], shape[1] + 1), dtype=np.int64)
-    for (x0, y0), (_, y1) in pairwise(points):
+    for (x0, y0), (_, y1) in pairwise(points.tolist()):
         low, high = sorted((y0, y1))
-        rows = slice(int(np.ceil(low - 0.5)), int(np.ceil(high - 0.5)))
-        crossings[rows, round(x0)] += 1
+        crossings[math.ceil(low - 0.5) : math.ceil(high - 0.5), round(x0)] += 1
     return np.asarray(np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1)
 
 

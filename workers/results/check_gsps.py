@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,11 +162,11 @@ def _filled(points: NDArray[np.float64], shape: tuple[int, ...]) -> Mask | None:
     if len(points) < 5 or not np.array_equal(points[0], points[-1]) or not ((points >= 0) & (points <= ends)).all():
         return None
     turns = np.zeros((shape[0], shape[1] + 1), dtype=np.int32)
-    centres = np.arange(shape[0]) + 0.5
-    for (x, y), (next_x, next_y) in itertools.pairwise(points):
+    for (x, y), (next_x, next_y) in itertools.pairwise(points.tolist()):
         along, border = (x == next_x, x) if x == next_x else (y == next_y, y)
         if not along or border % 1:
             return None
         if x == next_x:
-            turns[(centres >= min(y, next_y)) & (centres < max(y, next_y)), int(x)] += 1
+            low, high = sorted((y, next_y))
+            turns[ceil(low - 0.5) : ceil(high - 0.5), int(x)] += 1  # rows whose middles lie between
     return np.asarray(np.cumsum(turns, axis=1)[:, :-1] % 2 == 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
@@ -30,19 +31,37 @@ UNITS: Mapping[str, frozenset[str]] = {
 LIBRARY = "111028"
 
 
-def verify(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset]) -> None:
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A content item below the root: its value type, the code of its name, and those of the items that it lies in, outermost first."""
+
+    dataset: Dataset
+    kind: str
+    name: str
+    inside: tuple[str, ...]
+
+
+def read(item: Dataset, inside: tuple[str, ...] = ()) -> Iterator[Item]:
+    """Give every content item below one, each before those that lie in it."""
+    for child in item.get("ContentSequence", ()):
+        found = Item(child, child.ValueType, name(child), inside)
+        yield found
+        yield from read(child, (*inside, found.name))
+
+
+def verify(request: ComposeRequest, items: Sequence[Item], segs: Sequence[Dataset]) -> None:
     """Look at each content item; raises Refused."""
     known = {(dataset.SOPClassUID, dataset.SOPInstanceUID) for dataset in (*request.sources, *segs)}
     tools = request.profile.sr_form == "editable"
-    for item in walk(report, besides=LIBRARY):
-        if item.ValueType == "NUM":
-            _check_number(item)
-    for item in walk(report):
-        if name(item) == PROBABILITY_OF_CANCER:
+    for item in items:
+        if item.kind == "NUM" and LIBRARY not in item.inside:
+            _check_number(item.dataset)
+    for item in items:
+        if item.name == PROBABILITY_OF_CANCER:
             raise Refused("a number of the SR is called probability of cancer, which no model here gives")
-        if item.ValueType == "TEXT":
-            _check_text(request, item, tools=tools)
-        for reference in item.get("ReferencedSOPSequence", ()):
+        if item.kind == "TEXT":
+            _check_text(request, item.dataset, tools=tools)
+        for reference in item.dataset.get("ReferencedSOPSequence", ()):
             if (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID) not in known:
                 raise Refused("the SR refers to an object that is neither an image of its series nor another SEG of this result")
 
@@ -69,14 +88,6 @@ def _check_text(request: ComposeRequest, item: Dataset, *, tools: bool) -> None:
     own = "" if text == f"Intended use: {request.card.card.model.intended_use}" else text.lower()
     if not text.isascii() or any(word in own for word in forbidden):
         raise Refused("a text of the SR holds a word or character it must not")
-
-
-def walk(item: Dataset, besides: str = "") -> Iterator[Dataset]:
-    """Give every content item below the root, but none below a container of the name `besides`."""
-    for child in item.get("ContentSequence", ()):
-        yield child
-        if not besides or name(child) != besides:
-            yield from walk(child, besides)
 
 
 def name(item: Dataset) -> str:

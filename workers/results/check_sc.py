@@ -219,7 +219,9 @@ def _check_grey(request: ComposeRequest, picture: _Picture) -> None:
     values, seen = _clipped(picture.sample(plane)), _clipped(picture.grey)
     if values.std() == 0 or seen.std() == 0:
         return
-    alike = [abs(float(np.corrcoef(turned.ravel(), seen.ravel())[0, 1])) for turned in _turned(values)]
+    values, seen = values - values.mean(), seen - seen.mean()
+    most = float(np.linalg.norm(values) * np.linalg.norm(seen))
+    alike = [abs(float(np.vdot(turned, seen))) / most for turned in _turned(values)]
     if max(alike[1:]) > max(0.5, alike[0] + 0.05):
         raise Refused("a page shows a slice the wrong way round")
 
@@ -237,22 +239,23 @@ def _turned(plane: NDArray[Any]) -> list[NDArray[Any]]:
 def _check_outlines(request: ComposeRequest, picture: _Picture) -> None:
     """Look that every coloured pixel lies on the border of a mask of that colour, and that every border is drawn."""
     coloured = picture.lightest - picture.darkest > 8
-    size = 2 * picture.reach + 1
-    reached = ndimage.maximum_filter(coloured, size=size)
+    reached = _grown(coloured, picture.reach)
     borders: dict[tuple[int, int, int], Mask] = {}
     for cielab, mask in _masks(request, picture.index):
         if not mask[slice(*picture.rows), slice(*picture.columns)].any():
             continue
         border = _border(picture.sample(mask))
-        allowed = border | picture.sample(ndimage.maximum_filter(_border(mask), size=3)) if picture.shrunk else border
+        allowed = border | picture.sample(_grown(_border(mask), 1)) if picture.shrunk else border
         borders[cielab] = borders.get(cielab, False) | allowed
         if border.any() and reached[border].mean() < COVERED:
             raise Refused("a page does not show the outline of what is marked")
-    near = {cielab: ndimage.maximum_filter(border, size=size) for cielab, border in borders.items()}
-    for colour in np.unique(picture.pixels[coloured], axis=0):
-        fitting = [band for cielab, band in near.items() if _is_drawn_as(colour, cielab)]
-        where = (picture.pixels == colour).all(axis=2)
-        if not fitting or (where & ~np.logical_or.reduce(fitting)).any():
+    near = {cielab: _grown(border, picture.reach) for cielab, border in borders.items()}
+    places = np.nonzero(coloured)
+    colours, which = np.unique(picture.pixels[places].astype(np.int32) @ (65536, 256, 1), return_inverse=True)
+    for number, colour in enumerate(colours.tolist()):
+        fitting = [band for cielab, band in near.items() if _is_drawn_as((colour >> 16, colour >> 8 & 255, colour & 255), cielab)]
+        there = places[0][which == number], places[1][which == number]
+        if not fitting or not np.logical_or.reduce(fitting)[there].all():
             raise Refused("a page shows an outline where nothing of that colour is marked")
 
 
@@ -300,7 +303,18 @@ def _border(mask: Mask) -> Mask:
     return np.asarray(mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]))
 
 
-def _is_drawn_as(colour: Pixels, cielab: tuple[int, int, int]) -> bool:
+def _grown(mask: Mask, reach: int) -> Mask:
+    """Give the pixels at most so many rows and columns away from one of a mask."""
+    grown = mask.copy()
+    for along in (grown, grown.T):
+        once = along.copy(order="K")  # which lies as its original does, or each step below takes long
+        for step in range(1, reach + 1):
+            along[step:] |= once[:-step]
+            along[:-step] |= once[step:]
+    return grown
+
+
+def _is_drawn_as(colour: tuple[int, int, int], cielab: tuple[int, int, int]) -> bool:
     """Tell whether an sRGB colour is the one of a label: yellow for a grey one, and never darker than 150.
 
     Ref: PS3.3 C.10.7.1.1 (CIELab under D50)
@@ -316,7 +330,7 @@ def _is_drawn_as(colour: Pixels, cielab: tuple[int, int, int]) -> bool:
     if max(parts) - min(parts) > GREY - 2:
         factor = max(1.0, 150 / max(parts))
         options.append((parts[0] * factor, parts[1] * factor, parts[2] * factor))
-    return any(all(abs(part - float(seen)) <= ROUNDED for part, seen in zip(option, colour, strict=True)) for option in options)
+    return any(all(abs(part - seen) <= ROUNDED for part, seen in zip(option, colour, strict=True)) for option in options)
 
 
 def _gamma(linear: float) -> float:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
 from node.errors import Refused
-from workers.results import check_frames
+from workers.results import check_bytes, check_frames
 from workers.results.check_frames import Bits, Frame, Group, Numbered
 from workers.results.check_place import check_planes, place_of
 from workers.results.marks import Mark
@@ -81,9 +81,9 @@ def _check_projection(request: ComposeRequest, seg: Dataset) -> None:
 
 def _check_references(request: ComposeRequest, seg: Dataset) -> None:
     """Look for every slice in the SEG's references, and for nothing else."""
-    series = seg.ReferencedSeriesSequence
-    named = [item.ReferencedSOPInstanceUID for entry in series for item in entry.ReferencedInstanceSequence]
-    if len(series) != 1 or series[0].SeriesInstanceUID != request.sources[0].SeriesInstanceUID:
+    series = check_bytes.referred(seg)
+    named = [instance for _, images in series for _, instance in images]
+    if [uid for uid, _ in series] != [request.sources[0].SeriesInstanceUID]:
         raise Refused("the SEG does not refer to the images' series")
     if sorted(named) != sorted({source.SOPInstanceUID for source in request.sources}):
         raise Refused("the SEG does not refer to every image of the series")
@@ -196,8 +196,9 @@ def _places(request: ComposeRequest, groups: Sequence[Group]) -> list[int]:
 
 def _number_of(seg: Dataset, group: Group) -> int:
     """Give the segment of a BINARY frame; where the SEG has only one, all frames share it."""
-    if group.number is not None:
-        return group.number
+    number = group.number
+    if number is not None:
+        return number
     return int(seg.SharedFunctionalGroupsSequence[0].SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pydicom.dataset import Dataset
 
 from node.errors import Refused
-from workers.results import check_groups, check_items
-from workers.results.check_items import children, name, walk
+from workers.results import check_bytes, check_groups, check_items
+from workers.results.check_items import Item, children, name
 from workers.results.marks import Mark
 from workers.results.request import ComposeRequest
 
@@ -29,11 +29,12 @@ def verify(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset], fo
         raise Refused("the SR is not of the class that the profile asks for")
     _check_evidence(request, report, segs)
     _check_predecessor(request, report)
-    check_items.verify(request, report, segs)
-    _check_words(request, report)
-    _check_scores(request, report)
-    _check_summary(request, report, found)
-    groups = [item for item in walk(report) if name(item) == GROUP]
+    items = list(check_items.read(report))
+    check_items.verify(request, items, segs)
+    _check_words(request, report, items)
+    _check_scores(request, items)
+    _check_summary(request, items, found)
+    groups = [item.dataset for item in items if item.name == GROUP]
     lesions = any(mark.finding is not None for mark in found.values())
     outlined = request.profile.sr_form != "text" and (lesions or (bool(found) and not request.card.card.finds))
     if (name(report) == REPORT) != outlined or bool(groups) != outlined or (not outlined and name(report) != TEXT):
@@ -43,21 +44,15 @@ def verify(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset], fo
     elif outlined:
         check_groups.verify_editable(request, groups, found)
     if not outlined or request.profile.sr_form == "editable":
-        _check_sentences(request, report, found)
+        _check_sentences(request, items, found)
 
 
 def _check_evidence(request: ComposeRequest, report: Dataset, segs: Sequence[Dataset]) -> None:
-    evidence = [
-        (study.StudyInstanceUID, series.SeriesInstanceUID, instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID)
-        for study in report.CurrentRequestedProcedureEvidenceSequence
-        for series in study.ReferencedSeriesSequence
-        for instance in series.ReferencedSOPSequence
-    ]
     wanted = {
         (dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPClassUID, dataset.SOPInstanceUID)
         for dataset in (*request.sources, *segs)
     }
-    if sorted(evidence) != sorted(wanted):
+    if sorted(check_bytes.evidence(report)) != sorted(wanted):
         raise Refused("the SR's evidence is not the images and the SEG")
 
 
@@ -75,9 +70,9 @@ def _check_predecessor(request: ComposeRequest, report: Dataset) -> None:
         raise Refused("the SR does not name the report that it replaces")
 
 
-def _check_words(request: ComposeRequest, report: Dataset) -> None:
+def _check_words(request: ComposeRequest, report: Dataset, items: Sequence[Item]) -> None:
     """Look for what a reader must be told in words."""
-    texts = [str(item.TextValue) for item in walk(report) if item.ValueType == "TEXT"]
+    texts = _texts(items)
     if not any("Not verified by a physician." in text for text in texts):
         raise Refused("the SR does not say that no physician verified it")
     if f"Intended use: {request.card.card.model.intended_use}" not in texts:
@@ -88,15 +83,19 @@ def _check_words(request: ComposeRequest, report: Dataset) -> None:
         raise Refused("the SR of a result says that the analysis failed")
 
 
-def _check_scores(request: ComposeRequest, report: Dataset) -> None:
+def _texts(items: Sequence[Item]) -> list[str]:
+    return [str(item.dataset.TextValue) for item in items if item.kind == "TEXT"]
+
+
+def _check_scores(request: ComposeRequest, items: Sequence[Item]) -> None:
     """Look for each label's probability, on its side of the threshold, in code and in words; no group may hold one."""
     card = request.card.card
-    told = [item for item in walk(report) if name(item) == PROBABILITY]
+    told = [item for item in items if item.name == PROBABILITY]
     if len(told) != len(request.prediction.scores):
         raise Refused("the SR has not one probability for each score")
-    if any(name(item) == PROBABILITY for group in walk(report) if name(group) == GROUP for item in walk(group)):
+    if any(GROUP in item.inside for item in told):
         raise Refused("a score of the SR stands in a group of measurements")
-    words = " ".join(str(item.TextValue) for item in walk(report) if item.ValueType == "TEXT")
+    words = " ".join(_texts(items))
     for score in request.prediction.scores:
         part = card.label(score.label)
         side = "" if part.threshold is None else "above" if score.score >= part.threshold else "below"
@@ -105,14 +104,14 @@ def _check_scores(request: ComposeRequest, report: Dataset) -> None:
         if start < 0 or not words[start:].partition(" %")[2].startswith(said):
             raise Refused("the SR does not say in words on which side of its threshold a score lies")
         if side:
-            _check_verdict(report, (part.type.value, POSITIVE if side == "above" else NEGATIVE), (score.score, part.threshold or 0.0))
+            _check_verdict(items, (part.type.value, POSITIVE if side == "above" else NEGATIVE), (score.score, part.threshold or 0.0))
 
 
-def _check_verdict(report: Dataset, wanted: tuple[str, str], values: tuple[float, float]) -> None:
+def _check_verdict(items: Sequence[Item], wanted: tuple[str, str], values: tuple[float, float]) -> None:
     """Look for one code that says positive or negative, with probability and threshold below it."""
-    for item in walk(report):
-        if item.ValueType == "CODE" and name(item) == wanted[0] and item.ConceptCodeSequence[0].CodeValue == wanted[1]:
-            told = {name(child): check_items.number(child) for child in children(item, "NUM")}
+    for item in items:
+        if item.kind == "CODE" and item.name == wanted[0] and item.dataset.ConceptCodeSequence[0].CodeValue == wanted[1]:
+            told = {name(child): check_items.number(child) for child in children(item.dataset, "NUM")}
             probability, threshold = told.get(PROBABILITY, -1.0), told.get(THRESHOLD, -1.0)
             near = abs(probability - 100 * values[0]) <= 0.51 and abs(threshold - 100 * values[1]) <= 1e-4
             if near and (probability >= threshold) == (values[0] >= values[1]):
@@ -120,9 +119,9 @@ def _check_verdict(report: Dataset, wanted: tuple[str, str], values: tuple[float
     raise Refused("the SR does not tell a score as the model gave it")
 
 
-def _check_summary(request: ComposeRequest, report: Dataset, found: Mapping[str, Mark]) -> None:
+def _check_summary(request: ComposeRequest, items: Sequence[Item], found: Mapping[str, Mark]) -> None:
     """Compare the code that says how the analysis ended with what was found."""
-    said = [item.ConceptCodeSequence[0].CodeValue for item in walk(report) if name(item) == SUMMARY]
+    said = [item.dataset.ConceptCodeSequence[0].CodeValue for item in items if item.name == SUMMARY]
     card = request.card.card
     judged = [(score.score, card.label(score.label).threshold) for score in request.prediction.scores]
     positives = [value >= threshold for value, threshold in judged if threshold is not None]
@@ -132,9 +131,9 @@ def _check_summary(request: ComposeRequest, report: Dataset, found: Mapping[str,
         raise Refused("the SR's code for findings or none does not fit what was found")
 
 
-def _check_sentences(request: ComposeRequest, report: Dataset, found: Mapping[str, Mark]) -> None:
+def _check_sentences(request: ComposeRequest, items: Sequence[Item], found: Mapping[str, Mark]) -> None:
     """Look for one sentence with its numbers and its image for each mark, and for none besides."""
-    told = [item for item in walk(report) if item.ValueType == "TEXT" and children(item, "IMAGE")]
+    told = [item.dataset for item in items if item.kind == "TEXT" and children(item.dataset, "IMAGE")]
     if len(told) != len(found):
         raise Refused("the SR does not tell each mark in words")
     for mark in found.values():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ class Mark:
     name   what a reader sees, and the tracking identifier: "Left lung", "Nodule 2"
     areas  pixels by slice, where there are any
     bands  half-open ranges of the rows that have them, by slice
+    hu     mean and standard deviation of the volume's values under it, where the card asks for them
     """
 
     name: str
@@ -37,6 +38,7 @@ class Mark:
     part: LabelPart
     prediction: Prediction
     finding: Finding | None = None
+    hu: tuple[float, float] | None = None
 
     @property
     def boxed(self) -> bool:
@@ -122,6 +124,28 @@ def _of_box(finding: Finding) -> _Extent:
     (first, top, left), (last, bottom, right) = finding.box.low, finding.box.high
     slices, size = range(first, last), (bottom - top) * (right - left)
     return _Extent(dict.fromkeys(slices, size), dict.fromkeys(slices, (top, bottom)))
+
+
+def measured(request: ComposeRequest, found: Mapping[str, Mark]) -> dict[str, Mark]:
+    """Measure the attenuation of each mark of which the card asks for it."""
+    asked = {entry.label for entry in request.card.card.measurements if "hu" in entry.what and request.volume.unit == "HU"}
+    return {
+        uid: replace(mark, hu=attenuation_hu(request, mark)) if mark.part.index in asked and not mark.boxed else mark
+        for uid, mark in found.items()
+    }
+
+
+def attenuation_hu(request: ComposeRequest, mark: Mark) -> tuple[float, float]:
+    """Give mean and standard deviation of the volume's values under a mark; NaN where it marks nothing."""
+    if not mark.areas:
+        return np.nan, np.nan
+    total, squares = 0.0, 0.0
+    for index in mark.areas:
+        rows = mark.band(index)
+        values = request.volume.array[index, rows][mark.plane(index, rows)].astype(np.float64)
+        total, squares = total + float(values.sum()), squares + float(values @ values)
+    mean = total / mark.voxels
+    return mean, float(np.sqrt(max(squares / mark.voxels - mean**2, 0)))
 
 
 def check_explained(request: ComposeRequest, found: Mapping[str, Mark]) -> None:

@@ -43,12 +43,14 @@ def bits(request: ComposeRequest, frames: Sequence[tuple[Segment, int]]) -> byte
 def _rows_of_bytes(request: ComposeRequest, frames: Sequence[tuple[Segment, int]]) -> bytes:
     """Pack masks whose rows end on a byte: of each the rows that it covers, the others stay 0."""
     rows, columns = request.prediction.grid.shape[1:]
-    packed = np.zeros((len(frames), rows, columns // 8), np.uint8)
-    for place, (segment, index) in zip(packed, frames, strict=True):
-        if index in segment.covered:
-            there = slice(*segment.covered[index].rows)
-            place[there] = np.packbits(mask_on(request, segment, index, there), axis=1, bitorder="little")
-    return packed.tobytes() + b"\0" * (packed.size % 2)
+    width = columns // 8
+    empty = memoryview(bytes(rows * width))
+    packed: list[memoryview] = []
+    for segment, index in frames:
+        top, bottom = segment.covered[index].rows if index in segment.covered else (0, 0)
+        marked = np.packbits(mask_on(request, segment, index, slice(top, bottom)).ravel(), bitorder="little")
+        packed += [empty[: top * width], marked.data, empty[bottom * width :]]
+    return b"".join([*packed, b"\0" * (len(frames) * rows * width % 2)])
 
 
 def labelmap(request: ComposeRequest, segments: Sequence[Segment], slices: Sequence[int]) -> bytes:

@@ -61,12 +61,14 @@ def document(request: Origin, content: Dataset, evidence: Sequence[Dataset], *, 
     highdicom gets the root alone, and of the first image's series that image alone: the items below and the other images are
     put in afterwards, which with it take longer than the rest. That they refer to evidence only is looked at by the last check.
     """
-    series = [entry for entry in evidence if _series(entry) == _series(evidence[0])]
+    own_series = _series(evidence[0])
+    series = [entry for entry in evidence if _series(entry) == own_series]
+    others = [entry for entry in evidence if _series(entry) != own_series]
     root = Dataset()
     root.ContentSequence = []
     root.update({element.tag: element for element in content if element.keyword != "ContentSequence"})
     dataset = CLASSES[request.profile.sr_class](
-        evidence=[evidence[0], *(entry for entry in evidence if _series(entry) != _series(evidence[0]))],
+        evidence=[evidence[0], *others],
         content=root,
         series_instance_uid=object_uid(request, KIND, f"{part}series"),
         series_number=request.series_number(KIND),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -16,7 +17,7 @@ from node.errors import Refused
 from node.settings import ResultsSection
 from tests.workers.results import scans
 from tests.workers.results.scans import Scan
-from workers.results import ComposeRequest, compose
+from workers.results import ComposeRequest, check, compose
 
 SR_3D = "1.2.840.10008.5.1.4.1.1.88.34"
 
@@ -292,3 +293,32 @@ def test_images_that_a_result_cannot_point_at_are_refused(keyword: str, reason: 
     """Marks without a frame of reference would lie nowhere, and without UIDs on nothing."""
     with pytest.raises(Refused, match=reason):
         compose(scans.request(nodules=0, organs=False, **{keyword: ""}))
+
+
+def test_what_the_gate_measures_meanwhile_is_what_it_compares_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that is not what the gate measured is refused, and so is one of a prediction that the gate cannot explain."""
+    found = check.truth(scans.request())
+    monkeypatch.setattr(check, "truth", lambda _: dict(list(found.items())[1:]))
+    with pytest.raises(Refused, match="one segment for each organ and finding"):
+        compose(scans.request())
+
+    def unexplained(_: ComposeRequest) -> Any:
+        raise Refused("planted")
+
+    monkeypatch.setattr(check, "truth", unexplained)
+    with pytest.raises(Refused, match="planted"):
+        compose(scans.request())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_left_as_it_was(*, enabled: bool) -> None:
+    """After a result and after a refusal the collector works if it did before."""
+    try:
+        gc.enable() if enabled else gc.disable()
+        compose(scans.request(nodules=0))
+        assert gc.isenabled() == enabled
+        with pytest.raises(Refused):
+            compose(with_overlap(scans.request()))
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()

@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from node.errors import Refused
 from node.profiles import BUILT_IN
 from tests.workers.results import scans
-from workers.results import check_frames, compose, elements, header
+from workers.results import check_bytes, check_frames, compose, elements, header
 
 
 def _reference(uid: str, frame: int | None = None) -> Dataset:
@@ -81,7 +81,7 @@ def test_the_gate_reads_of_frames_what_pydicom_wrote() -> None:
     assert check_frames.position(second.place[0]) == [-1.5, 2, -7]
     assert check_frames.named(first.place[1]) == [("1.2.840.10008.5.1.4.1.1.2", "1.2.3", 4)]
     with pytest.raises(Refused, match="cannot be read"):
-        list(check_frames.items(data[12:-1]))
+        list(check_bytes.items(data[12:-1]))
 
 
 def _part10(body: bytes) -> bytes:
