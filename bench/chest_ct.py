@@ -135,8 +135,11 @@ def _robust(numbers: Sequence[int]) -> Iterator[Spec]:
 
 
 def key_of(judge: str, path: Path) -> str:
-    """Name what a kept result depends on besides its case: the model's digest, or the baseline's code."""
-    told = card.read(path).digest if judge == "model" else Path(baseline.__file__).read_text(encoding="utf-8")
+    """Name what a kept result depends on besides its case: the card but for its figures, with the weights; or the baseline's code."""
+    if judge == "baseline":
+        told = Path(baseline.__file__).read_text(encoding="utf-8")
+    else:
+        told = card.read(path).card.model_dump_json(include={"runtime", "inputs", "output"})
     return hashlib.sha256(told.encode()).hexdigest()
 
 
