@@ -186,7 +186,11 @@ class LungNodules:
             found = candidates.find(hu, inside, options.spacing_mm, options.nodules.limit)
             judged = nodules.judge(self._patches, tensor, found.voxels, options.nodules.rule, lambda part: progress(0.4 + 0.55 * part))
             instances, findings = nodules.place(judged, fine, labels, options.nodules.rule)
-            remarks = (*guard.airless(field, options.spacing_mm, options.guard), *guard.unseen(field, hu, options.spacing_mm))
+            remarks = (
+                *guard.airless(field, options.spacing_mm, options.guard),
+                *guard.unseen(field, hu, options.spacing_mm),
+                *guard.noisy(field, hu),
+            )
             levels = {index: nodules.heat(judged, fine) for index in options.probabilities}
         progress(1.0)
         variant = network.variant("lung-nodules", self._coarse, execution)
