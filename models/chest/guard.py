@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from models.chest.lungfield import Field as LungField
+from models.chest.lungfield import largest
 from models.vocabulary import Unfit
 
 AIR_HU, TISSUE_HU, BONE_HU = -500.0, (-200.0, 300.0), 600.0
@@ -31,7 +32,7 @@ ALONE, ONE_SIDE, ENDS = 1.5, 0.7, 0.6
 that share of the body's largest sagittal section at the images' sides: arms are up to 0.4, a body cut in its middle 0.9 and more."""
 ABSENT = "It is collapsed, filled, removed or not in the images"
 TRIED_HU, NOISY_HU = 25.0, 40.0
-"""Noise in the lungs on the model's grid: the model was tried with white noise of 80 HU in voxels of 1.4 x 1.4 x 2.5 mm, of which resampling
+"""Noise in the lungs on the model's grid, in HU: it was tried with white noise of 80 in voxels of 1.4 x 1.4 x 2.5 mm, of which resampling
 leaves so much; what is clearly more is said."""
 SIDES = (("below", "above"), ("in front", "at the back"), ("on the right", "on the left"))
 
@@ -188,7 +189,7 @@ def _touching(sides: Mapping[str, Mask]) -> None:
 
     The largest piece of either counts, on every second voxel: a core of a lung that is called the other one's is no second lung.
     """
-    left, right = (_largest(sides[name][::2, ::2, ::2]) for name in ("left", "right"))
+    left, right = (largest(sides[name][::2, ::2, ::2]) for name in ("left", "right"))
     faces = 0
     for axis in range(3):
         here, there = np.moveaxis(left, axis, 0), np.moveaxis(right, axis, 0)
@@ -198,11 +199,6 @@ def _touching(sides: Mapping[str, Mask]) -> None:
             "Left and right lung could not be told apart, for nothing lies between them: the images show one lung only, "
             "no chest, or the patient lies otherwise than they say."
         )
-
-
-def _largest(mask: Mask) -> Mask:
-    pieces, count = ndimage.label(mask)
-    return np.asarray(pieces == 1 + int(np.bincount(pieces.ravel(), minlength=2)[1:].argmax())) if count else mask
 
 
 def _alone(field: LungField, hu: Floats, spacing_mm: float, guard: Guard, words: str) -> None:

@@ -82,7 +82,7 @@ def draw(hu: Floats, shares: torch.Tensor, plans: tuple[Resampling, Resampling],
     lung = shares[1] + shares[2]
     net = (lung > 0.5).cpu().numpy()
     depth = onto(torch.from_numpy(_signed_mm(net, coarse.model.spacing_mm)), coarse, fine)
-    leftness = onto(torch.from_numpy(_sides((shares[1] - shares[2]).cpu().numpy(), net)), coarse, fine)
+    leftness = onto(torch.from_numpy(_sides(_turned((shares[1] - shares[2]).cpu().numpy(), net), net)), coarse, fine)
     smooth = ndimage.gaussian_filter(hu, 0.6)
     air = smooth < edge.air_hu
     mask = _connected(air & (depth > -edge.reach_mm), depth > 0) | _missed(air & (smooth > GAS_HU), depth > 0)
@@ -133,7 +133,9 @@ def _missed(aerated: Mask, net: Mask) -> Mask:
 
 
 def _enclosed(dark: Mask, mask: Mask) -> Mask:
-    """Give the air, dark as it may be, that borders on lung more than on tissue or the image's edge: a bulla, or lung the network missed.
+    """Give the pieces that border on a mask more than on what else there is, or the image's edge.
+
+    Of air, dark as it may be, that is a bulla, or lung the network missed.
 
     Stomach gas under a diaphragm and a trachea beside a lung have walls of tissue, and stay out.
     """
@@ -148,6 +150,20 @@ def _enclosed(dark: Mask, mask: Mask) -> Mask:
     keep = beside > ENCLOSED * faces
     keep[0] = False
     return np.asarray(keep[pieces])
+
+
+def largest(mask: Mask) -> Mask:
+    """Give the largest piece of a mask."""
+    pieces, count = ndimage.label(mask)
+    return np.asarray(pieces == 1 + int(np.bincount(pieces.ravel(), minlength=2)[1:].argmax())) if count else mask
+
+
+def _turned(leftness: Floats, net: Mask) -> Floats:
+    """Give a core of one lung that is called the other one's to the lung around it; the largest piece of either side stays."""
+    turned = leftness.copy()
+    for side, other in ((net & (leftness > 0), net & (leftness <= 0)), (net & (leftness <= 0), net & (leftness > 0))):
+        turned[_enclosed(side & ~largest(side), other)] *= -1
+    return turned
 
 
 def _sides(leftness: Floats, net: Mask) -> Floats:

@@ -24,8 +24,14 @@ def ellipsoid(middle_mm: tuple[float, float, float], radii_mm: tuple[float, floa
 LEFT, RIGHT = ((105.0, 50.0, 37.0), (30.0, 35.0, 30.0)), ((42.0, 50.0, 37.0), (30.0, 35.0, 30.0))
 
 
-def drawn(hu: np.ndarray, *unseen: tuple[tuple[float, float, float], tuple[float, float, float]], off_mm: float = 2.5) -> lungfield.Field:
-    """Draw with a coarse network that is off by some mm everywhere: it sees the lungs' ellipsoids smaller, and not what is `unseen`."""
+Ellipsoid = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def drawn(hu: np.ndarray, *unseen: Ellipsoid, off_mm: float = 2.5, turned: Ellipsoid | None = None) -> lungfield.Field:
+    """Draw with a coarse network that is off by some mm everywhere: it sees the lungs' ellipsoids smaller, and not what is `unseen`.
+
+    It takes what of the lungs is `turned` for the other side's.
+    """
     plans = (transforms.resampling(GRID, "SPL", (3.0, 3.0, 3.0)), transforms.resampling(GRID, "SPL", (1.25, 1.25, 1.25)))
     shares = torch.zeros((3, *plans[0].model.shape))
     for index, (middle, radii) in ((1, LEFT), (2, RIGHT)):
@@ -33,6 +39,9 @@ def drawn(hu: np.ndarray, *unseen: tuple[tuple[float, float, float], tuple[float
         for hidden in unseen:
             seen &= ~ellipsoid(*hidden, plans[0].model)
         shares[index] = 0.98 * torch.from_numpy(seen.astype(np.float32))
+    if turned is not None:
+        part = torch.from_numpy(ellipsoid(*turned, plans[0].model))
+        shares[1:, part] = shares[1:, part].flip(0)
     shares[0] = 1 - shares[1] - shares[2]
     return lungfield.draw(hu.astype(np.float32), shares, plans, EDGE)
 
@@ -51,6 +60,20 @@ def test_the_border_is_the_images_where_the_network_is_off() -> None:
     assert (field.leftness[ellipsoid(LEFT[0], (25.0, 25.0, 25.0))] > 0).all()
     assert (field.leftness[ellipsoid(RIGHT[0], (25.0, 25.0, 25.0))] < 0).all()
     assert field.aerated > 0.95
+
+
+def test_a_core_of_one_lung_is_not_the_other_ones() -> None:
+    """A ball in the right lung that the network calls left is right; a half of a lung that it calls so is left as it said."""
+    hu, lungs = scene()
+    core = (RIGHT[0], (15.0, 15.0, 15.0))
+    field = drawn(hu, turned=core)
+    assert (field.leftness[ellipsoid(*core)] < 0).all()
+    assert (field.leftness[ellipsoid(LEFT[0], (25.0, 25.0, 25.0))] > 0).all()
+    half = ((42.0, 90.0, 37.0), (60.0, 40.0, 60.0))
+    kept = drawn(hu, turned=half)
+    assert (kept.leftness[ellipsoid(*half) & ellipsoid(RIGHT[0], (20.0, 28.0, 20.0))] > 0).mean() > 0.9
+    assert (kept.mask == field.mask).mean() > 0.999
+    assert 2 * (field.mask & lungs).sum() / (field.mask.sum() + lungs.sum()) > 0.985
 
 
 def test_air_beside_the_lungs_that_the_network_does_not_call_lung_stays_out() -> None:
