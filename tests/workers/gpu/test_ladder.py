@@ -105,9 +105,10 @@ def test_the_next_series_of_that_size_starts_where_the_last_one_succeeded(tmp_pa
 
 
 def test_the_best_way_is_asked_again_after_some_series_more_seldom_each_time_it_fails(
-    tmp_path: Path, series: Series, cuda: memory.Room
+    tmp_path: Path, series: Series, cuda: memory.Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 200 series under a lasting shortage six ask the best way again, after 8, 16, 32, 64 and 64 that did not."""
+    monkeypatch.setattr(memory, "give_back", lambda: None)  # 200 collections of all that the tests hold take two minutes
     shelved = planted.put(tmp_path, "planted", fault="memory", spared="host")
     tried = watched(shelved, "cuda:0")
     climbed = [number for number in range(200) if len(_ran(shelved, series, tried)) > 1]
