@@ -5,7 +5,9 @@ Arrays are (z, y, x) on an isotropic grid in the orientation SPL: z grows to the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +33,10 @@ ALONE, ONE_SIDE, ENDS = 1.5, 0.7, 0.6
 """One lung alone has that many times the least volume and height, that share of it on its side of the body's middle, and no more than
 that share of the body's largest sagittal section at the images' sides: arms are up to 0.4, a body cut in its middle 0.9 and more."""
 ABSENT = "It is collapsed, filled, removed or not in the images"
-TRIED_HU, NOISY_HU = 25.0, 40.0
-"""Noise in the lungs on the model's grid, in HU: it was tried with white noise of 80 in voxels of 1.4 x 1.4 x 2.5 mm, of which resampling
-leaves so much; what is clearly more is said."""
+TRIED_HU, NOISY_HU = 80.0, 120.0
+"""White noise in the lungs that the model was tried with, and from where on it is said that there is clearly more."""
+PLANES = 40
+"""Noise is measured on so many of the slices."""
 SIDES = (("below", "above"), ("in front", "at the back"), ("on the right", "on the left"))
 
 Floats = NDArray[np.float32]
@@ -145,25 +148,33 @@ def unseen(field: LungField, hu: Floats, spacing_mm: float) -> tuple[str, ...]:
     return tuple(said)
 
 
-def noisy(field: LungField, hu: Floats) -> tuple[str, ...]:
-    """Say of images with more noise than the model was tried with that small and faint nodules may be missed."""
-    sigma = noise_hu(field.mask, hu)
+def noisy(lungs: Mask, hu: NDArray[Any], voxel_mm3: float, spacing_mm: float) -> tuple[str, ...]:
+    """Say of images with more noise than the model was tried with that small and faint nodules may be missed.
+
+    Measured on the images' own grid, for interpolated values are smooth whatever the noise. What voxels smaller than the model's
+    lose when they are averaged to one of its own does not count.
+    """
+    step = max(1, len(hu) // PLANES)
+    sigma = noise_hu(lungs[::step], hu[::step]) * min(1.0, math.sqrt(voxel_mm3 / spacing_mm**3))
     if sigma <= NOISY_HU:
         return ()
-    seen = f"{sigma:.0f} HU in the lungs as the model sees them; it was tried with {TRIED_HU:.0f} HU"
+    seen = f"{sigma:.0f} HU in the lungs; the model was tried with {TRIED_HU:.0f} HU"
     return (f"The images are noisy ({seen}): small and faint nodules may be missed.",)
 
 
-def noise_hu(mask: Mask, hu: Floats) -> float:
+def noise_hu(lungs: Mask, hu: NDArray[Any]) -> float:
     """Give the standard deviation of the noise under a mask, in HU, from what a voxel differs by from its neighbours' mean; 0 for no mask.
 
     The median of these differences leaves vessels and borders out. For white noise of standard deviation s they are normal with
     sqrt(3/2) s, and half of a normal's values lie within 0.6745 of its own. Ref: Rousseeuw, Croux 1993, doi 10.2307/2291267
     """
-    some, within = hu[::2], mask[::2]
-    across = within[:, :, 1:-1] & within[:, :, :-2] & within[:, :, 2:]
-    off = np.abs(some[:, :, 1:-1] - (some[:, :, :-2] + some[:, :, 2:]) / 2)[across]
-    return float(np.median(off)) / 0.6745 / 1.5**0.5 if off.size else 0.0
+    off = []
+    for within, plane in zip(lungs, hu, strict=True):
+        across = within[:, 1:-1] & within[:, :-2] & within[:, 2:]
+        values = plane.astype(np.float32)
+        off.append(np.abs(values[:, 1:-1] - (values[:, :-2] + values[:, 2:]) / 2)[across])
+    differences = np.concatenate(off)
+    return float(np.median(differences)) / 0.6745 / 1.5**0.5 if differences.size else 0.0
 
 
 def _ml(mask: Mask, spacing_mm: float) -> float:

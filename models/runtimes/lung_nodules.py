@@ -189,7 +189,7 @@ class LungNodules:
             remarks = (
                 *guard.airless(field, options.spacing_mm, options.guard),
                 *guard.unseen(field, hu, options.spacing_mm),
-                *guard.noisy(field, hu),
+                *guard.noisy(labels > 0, volume.array, volume.grid.voxel_mm3, options.spacing_mm),
             )
             levels = {index: nodules.heat(judged, fine) for index in options.probabilities}
         progress(1.0)

@@ -174,19 +174,21 @@ def test_values_that_are_no_hounsfield_units_are_told_from_those_that_are(name: 
         guard.values(torch.from_numpy(np.asarray(spoil(drawn()), dtype=np.float32)))
 
 
-@pytest.mark.parametrize("sigma_hu", [8.0, 35.0, 45.0, 200.0])
+@pytest.mark.parametrize("sigma_hu", [15.0, 110.0, 130.0, 350.0])
 def test_more_noise_than_was_tried_is_said(sigma_hu: float) -> None:
-    """White noise of that strength over smooth lungs is measured as such, vessels and all; over 40 HU there is a remark."""
+    """White noise of that strength over smooth lungs is measured as such, vessels and all; over 120 HU there is a remark."""
     field, hu = chest()
     rng = np.random.default_rng(3)
     hu[40, :, ::9] = 0  # vessels
-    noised = (hu + rng.normal(scale=sigma_hu, size=hu.shape)).astype(np.float32)
+    noised = (hu + rng.normal(scale=sigma_hu, size=hu.shape)).astype(np.int16)
     assert guard.noise_hu(field.mask, noised) == pytest.approx(sigma_hu, rel=0.03)
-    said = guard.noisy(field, noised)
-    assert [words.startswith("The images are noisy") for words in said] == [True] * (sigma_hu > 40)
+    said = guard.noisy(field.mask, noised, SPACING_MM**3, 1.25)
+    assert [words.startswith("The images are noisy") for words in said] == [True] * (sigma_hu > 120)
+    eighth = guard.noisy(field.mask, noised, 1.25**3 / 8, 1.25)  # eight voxels to one of the model's: 0.35 of the noise
+    assert len(eighth) == (sigma_hu > 120 * 8**0.5)
 
 
 def test_no_lung_has_no_noise() -> None:
     """Nothing is measured where nothing is."""
     field, hu = chest()
-    assert guard.noise_hu(np.zeros_like(field.mask), hu) == 0.0
+    assert guard.noise_hu(np.zeros_like(field.mask), hu.astype(np.int16)) == 0.0

@@ -40,3 +40,14 @@ def test_one_lung_is_judged_beside_one_that_is_filled_and_not_in_images_cut_to_i
     half = cut(scan.volume, 0, width // 2) if side == LEFT else cut(scan.volume, width // 2, width)
     with pytest.raises(Unfit):
         model.predict({"ct": half}, lambda _share: None)
+
+
+@pytest.mark.verify
+def test_a_very_noisy_scan_is_judged_and_said_to_be(model: Model) -> None:
+    """Noise that drowns small nodules does not pass for a clean answer; the same scan without it says nothing of noise."""
+    scan = draw(3, (4.0, 3.0, 3.0), nodules=(0, 0))
+    noise = np.random.default_rng(5).normal(scale=220, size=scan.volume.array.shape)
+    noisy = np.clip(scan.volume.array + noise, -1024, 3071).astype(np.int16)
+    for array, told in ((scan.volume.array, 0), (noisy, 1)):
+        said = model.predict({"ct": replace(scan.volume, array=array)}, lambda _share: None)
+        assert sum(words.startswith("The images are noisy") for words in said.remarks) == told
