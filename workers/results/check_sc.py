@@ -26,7 +26,7 @@ NAMES = (("L", "R"), ("P", "A"), ("H", "F"))
 D50 = (0.9642, 1.0, 0.8249)
 GREY, ROUNDED = 40, 6
 COVERED = 0.8
-MOST_HEAT, HEAT_ROUNDED, NOTICED = 0.6, 4.0, 0.1
+MOST_HEAT, HEAT_ROUNDED, GREEN_ROUNDED, NOTICED = 0.6, 4.0, 1.0, 0.1
 PICTURED_FINDINGS = 27
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -260,7 +260,7 @@ def _check_outlines(request: ComposeRequest, picture: _Picture) -> None:
 
 
 def _check_heat(request: ComposeRequest, picture: _Picture, label: int) -> None:
-    """Look that the colours are the label's probability: red less blue is MOST_HEAT of 255 where it is 1.
+    """Look that the colours are the label's probability: red less blue is MOST_HEAT of 255 where it is 1, and green lies between them.
 
     The page smooths between the slice's pixels, so that those around bound what is right; letters are grey and hide a little.
     """
@@ -270,7 +270,8 @@ def _check_heat(request: ComposeRequest, picture: _Picture, label: int) -> None:
     plane, size = values[picture.index].astype(float), 2 * ceil(max(1.0, 1 / min(picture.scales))) + 1
     low, high = (picture.sample(bound(plane, size)) for bound in (ndimage.minimum_filter, ndimage.maximum_filter))
     warmth = picture.warmth / MOST_HEAT
-    if (warmth > high + HEAT_ROUNDED).any():
+    red, green, blue = (picture.pixels[..., part].astype(float) for part in range(3))
+    if (warmth > high + HEAT_ROUNDED).any() or (np.maximum(blue - green, green - red) > GREEN_ROUNDED).any():
         raise Refused("a page shows a probability that is not the prediction's")
     hot = low > 255 * NOTICED
     if hot.any() and (warmth >= low - HEAT_ROUNDED)[hot].mean() < COVERED:
