@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -49,19 +50,11 @@ def images(sequence_: bytes) -> list[tuple[str, str]]:
     return [(text(image.get(CLASS_UID)), text(image.get(INSTANCE_UID))) for image in told]
 
 
-def only(sequence_: bytes) -> dict[int, bytes]:
-    """Give the elements of a sequence's one item; raises Refused where it has not one."""
-    found = list(items(sequence_))
-    if len(found) != 1:
-        raise Refused("the SEG has not one description for each frame")
-    return dict(elements(found[0]))
-
-
 def items(sequence: bytes) -> Iterator[bytes]:
-    """Give the items of a sequence, each of explicit length."""
+    """Give the items of a sequence, each of explicit length; raises Refused where these do not fill it."""
     at = 0
     while at < len(sequence):
-        group, element, length = struct.unpack_from("<HHL", sequence, at)
+        group, element, length = _unpacked("<HHL", sequence, at)
         if (group, element) != (0xFFFE, 0xE000) or at + 8 + length > len(sequence):
             raise Refused("a sequence of the result cannot be read")
         yield sequence[at + 8 : at + 8 + length]
@@ -69,18 +62,24 @@ def items(sequence: bytes) -> Iterator[bytes]:
 
 
 def elements(item: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give the elements of an item: tag and value."""
+    """Give the elements of an item: tag and value; raises Refused where these do not fill it."""
     at = 0
     while at < len(item):
-        group, element, vr, length = struct.unpack_from("<HH2sH", item, at)
+        group, element, vr, length = _unpacked("<HH2sH", item, at)
         at += 8
         if vr in LONG:
-            (length,) = struct.unpack_from("<L", item, at)
+            (length,) = _unpacked("<L", item, at)
             at += 4
         if at + length > len(item):
             raise Refused("a sequence of the result cannot be read")
         yield group << 16 | element, item[at : at + length]
         at += length
+
+
+def _unpacked(form: str, within: bytes, at: int) -> tuple[Any, ...]:
+    if at + struct.calcsize(form) > len(within):
+        raise Refused("a sequence of the result cannot be read")
+    return struct.unpack_from(form, within, at)
 
 
 def text(value: bytes | None) -> str:

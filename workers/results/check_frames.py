@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from workers.results.check_bytes import elements, items, only, sequence, text
+from node.errors import Refused
+from workers.results import check_bytes
+from workers.results.check_bytes import elements, items, text
 
 Mask = NDArray[np.bool_]
 PER_FRAME = 0x52009230
@@ -92,7 +94,7 @@ class Group:
 
 def groups(seg: Dataset) -> list[Group]:
     """Read every frame's groups; raises Refused where they are not as they should be written."""
-    return [Group(dict(elements(item))) for item in items(sequence(seg, PER_FRAME))]
+    return [Group(dict(elements(item))) for item in items(check_bytes.sequence(seg, PER_FRAME))]
 
 
 def named(derivation: bytes | None) -> list[tuple[str, str, int | None]]:
@@ -109,3 +111,11 @@ def named(derivation: bytes | None) -> list[tuple[str, str, int | None]]:
 def position(place: bytes | None) -> list[float]:
     """Give the position of a frame's first pixel in LPS mm."""
     return [float(part) for part in text(only(place or b"")[0x00200032]).split("\\")]
+
+
+def only(sequence: bytes) -> dict[int, bytes]:
+    """Give the elements of a sequence's one item; raises Refused where it has not one."""
+    found = list(items(sequence))
+    if len(found) != 1:
+        raise Refused("the SEG has not one description for each frame")
+    return dict(elements(found[0]))
