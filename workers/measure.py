@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -131,12 +131,11 @@ class _Part:
         """Give the pixels of one slice, within the ranges that it covers there."""
         return np.asarray(self.array[cover.z, slice(*cover.rows), slice(*cover.columns)] == self.value)
 
-    def volume_values(self) -> Iterator[NDArray[Any]]:
+    def volume_values(self) -> list[NDArray[Any]]:
         """Give the volume's values under it, slice by slice."""
         z, y, x = self.corner
         planes = self.volume.array[z:, y:, x:]
-        for cover in self.covered:
-            yield planes[cover.z, slice(*cover.rows), slice(*cover.columns)][self.mask(cover)]
+        return [planes[cover.z, slice(*cover.rows), slice(*cover.columns)][self.mask(cover)] for cover in self.covered]
 
 
 def _slices(box: Box) -> tuple[slice, ...]:
@@ -253,12 +252,11 @@ def enclosed(line: Polyline, grid: Grid) -> Measurement:
     return Measurement(concept=AREA, value=round(count * grid.spacing_mm[1] * grid.spacing_mm[2], 1), unit=MM2)
 
 
-def attenuation_hu(values: Iterable[NDArray[Any]]) -> tuple[float, float]:
+def attenuation_hu(pieces: Sequence[NDArray[Any]]) -> tuple[float, float]:
     """Give the mean and the population standard deviation of the values under a mask, which come in pieces.
 
     Example: 10, 20, then 30 and 40 HU: mean 25, deviation sqrt((225 + 25 + 25 + 225) / 4) = 11.18.
     """
-    pieces = list(values)
     count, total, squares = 0, 0.0, 0.0
     for piece in pieces:
         real = piece.astype(np.float64)
