@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from models import whole
 from models.starter.chest_ct.course import descend
-from models.tuning import whole
 
 KEEP_EVERY = 50
 RISING = 0.05

@@ -14,12 +14,12 @@ from safetensors.torch import save as to_bytes
 from scipy import ndimage
 from torch import Tensor
 
+from models import whole
 from models.grids import transforms
 from models.starter.chest_ct.body import Mass
 from models.starter.chest_ct.generator import LEFT, RIGHT, Scan
 from models.starter.chest_ct.lessons import SPACING_MM, Lessons, lessons_of
 from models.starter.chest_ct.nodules import Nodule
-from models.tuning import whole
 from models.vocabulary import Grid, Triple, Volume
 
 ORIENTATION = "SPL"

@@ -13,9 +13,9 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
+from models import whole
 from models.card import ShelvedCard
 from models.shelving import shelf, writing
-from models.tuning import whole
 
 FILES = {"lungs": "lungs.safetensors", "nodules": "nodules.safetensors"}
 TITLE = " tuned"

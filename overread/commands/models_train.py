@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import card as cards
+from models import whole
 from models.card import ShelvedCard
 from models.starter.chest_ct.lessons import SPACING_MM
-from models.tuning import folder, parts, splitting, whole
+from models.tuning import folder, parts, splitting
 from models.tuning.course import Course
 from models.tuning.folder import Tuned
 from models.tuning.splitting import Split

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models import whole
 from models.grids import windows
 
 REAL_HELP = "a folder of real chest CT without nodules (NIfTI, HU), whose texture is mixed in"
@@ -67,12 +69,10 @@ def keep(run: Run, out: Path, checkpoint: Path) -> None:
     weights = {name: value.contiguous() for name, value in run.average.module.state_dict().items()}
     network = {name: value.contiguous() for name, value in run.network.state_dict().items()}
     state = {"network": network, "average": run.average.state_dict(), "optimiser": run.optimiser.state_dict(), "step": run.done}
-    partial = checkpoint.with_suffix(".partial")
-    torch.save(state | {"spent_s": run.spent_s + process_time()}, partial)
-    partial.replace(checkpoint)
-    partial = out.with_suffix(".partial")
-    save_file({name: value.half() if value.dim() > 1 else value for name, value in weights.items()}, partial)
-    partial.replace(out)
+    content = io.BytesIO()
+    torch.save(state | {"spent_s": run.spent_s + process_time()}, content)
+    whole.write(checkpoint, content.getvalue())
+    whole.write(out, save({name: value.half() if value.dim() > 1 else value for name, value in weights.items()}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models import whole
 from models.evaluation import overlap
 from models.evaluation.froc import MISSED, Mark, Reading, Scored, read
 from models.starter.chest_ct.evaluation.cases import Case
@@ -158,16 +160,14 @@ def planes(volume: Volume, centre_mm: Triple) -> Picture:
 
 
 def keep(folder: Path, result: Result, failures: tuple[Failure, ...]) -> None:
-    """Write a result and its failures, each whole or not at all; the result last."""
-    stem = folder / f"{result.case}.{result.judge}"
-    if failures:
-        partial = stem.with_name(stem.name + ".partial.npz")
-        words, weights = [failure.words for failure in failures], [failure.weight for failure in failures]
-        np.savez_compressed(partial, words=words, weight=weights, planes=np.stack([failure.planes for failure in failures]))
-        partial.replace(stem.with_name(stem.name + ".npz"))
-    partial = stem.with_name(stem.name + ".partial")
-    partial.write_text(json.dumps(asdict(result)) + "\n", encoding="utf-8")
-    partial.replace(stem.with_name(stem.name + ".json"))
+    """Write a result and its failures, whole or not at all; raises OSError."""
+    words, weights = [failure.words for failure in failures], [failure.weight for failure in failures]
+    pictures = io.BytesIO()
+    planes = np.array([failure.planes for failure in failures], np.uint8)
+    np.savez_compressed(pictures, words=np.array(words, str), weight=np.array(weights, float), planes=planes)
+    stem = f"{result.case}.{result.judge}"
+    told = json.dumps(asdict(result)) + "\n"
+    whole.write_all(folder, {f"{stem}.npz": pictures.getvalue(), f"{stem}.json": told.encode()})
 
 
 def kept(folder: Path, key: str, case: str, judge: str) -> Result | None:
@@ -184,9 +184,6 @@ def kept(folder: Path, key: str, case: str, judge: str) -> Result | None:
 
 def failures_of(folder: Path, result: Result) -> tuple[Failure, ...]:
     """Read the pictures that were kept with a result."""
-    path = folder / f"{result.case}.{result.judge}.npz"
-    if not path.is_file():
-        return ()
-    with np.load(path) as facts:
+    with np.load(folder / f"{result.case}.{result.judge}.npz") as facts:
         rows = zip(facts["words"], facts["weight"], facts["planes"], strict=True)
         return tuple(Failure(words=str(words), weight=float(weight), planes=planes) for words, weight, planes in rows)
