@@ -18,11 +18,11 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -135,11 +135,8 @@ def _robust(numbers: Sequence[int]) -> Iterator[Spec]:
 
 
 def key_of(judge: str, path: Path) -> str:
-    """Name what a kept result depends on besides its case: the card but for its figures, with the weights; or the baseline's code."""
-    if judge == "baseline":
-        told = Path(baseline.__file__).read_text(encoding="utf-8")
-    else:
-        told = card.read(path).card.model_dump_json(include={"runtime", "inputs", "output"})
+    """Name what a kept result depends on besides its case: the model's digest, or the baseline's code."""
+    told = card.read(path).digest if judge == "model" else Path(baseline.__file__).read_text(encoding="utf-8")
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -147,11 +144,11 @@ def key_of(judge: str, path: Path) -> str:
 def judge_of(name: str, path: Path, device: str) -> judging.Judge:
     """Load a judge once a process."""
     torch.set_num_threads(1)
-    return judging.model(card.read(path), device) if name == "model" else judging.blobs()
+    return judging.model(card.read(path), device) if name == "model" else baseline.judge
 
 
-def done(spec: Spec, given: argparse.Namespace) -> list[str]:
-    """Make one case, let every judge that has not seen it see it, keep the results; gives what was said of them."""
+def done(given: argparse.Namespace, spec: Spec) -> tuple[str, list[str]]:
+    """Make one case, let every judge that has not seen it see it, keep the results; gives its name and what was said of them."""
     folder, told = given.out / "results", []
     case: Case | None = None
     for judge in JUDGES:
@@ -160,9 +157,9 @@ def done(spec: Spec, given: argparse.Namespace) -> list[str]:
             case = case or spec.make()
             names = (key, spec.name, judge)
             result, failures = scoring.score(case, judge_of(judge, given.card, given.device), names, threshold_of(given.card))
-            scoring.keep(folder, result, failures if judge == "model" else ())
+            scoring.keep(folder, result, failures)
             told.append(f"{judge} {result.seconds:.0f} CPU s" + (f", declined: {result.declined}" if result.declined else ""))
-    return told
+    return spec.name, told
 
 
 def threshold_of(path: Path) -> float:
@@ -171,17 +168,20 @@ def threshold_of(path: Path) -> float:
 
 
 def run(specs: Sequence[Spec], given: argparse.Namespace) -> None:
-    """Do what is not done yet, telling of each case on stderr. A case that breaks off breaks the run; the others are kept."""
+    """Do what is not done yet, telling of each case on stderr. A case that breaks off, or Ctrl-C, ends all at once; what is kept stays."""
     (given.out / "results").mkdir(parents=True, exist_ok=True)
     begun, made = time.monotonic(), 0
-    with ProcessPoolExecutor(given.processes, multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(done, spec, given): spec for spec in {spec.name: spec for spec in specs}.values()}
-        for count, future in enumerate(as_completed(waiting), start=1):
-            told = future.result()
+    waiting = list({spec.name: spec for spec in specs}.values())
+    with multiprocessing.get_context("spawn").Pool(given.processes, _leave_ctrl_c) as pool:
+        for count, (name, told) in enumerate(pool.imap_unordered(partial(done, given), waiting), start=1):
             made += bool(told)
             left = (time.monotonic() - begun) / max(1, made) * (len(waiting) - count) / 60
-            words = "; ".join(told) if told else "kept"
-            print(f"{count}/{len(waiting)}  {waiting[future].name}: {words}  (about {left:.0f} min left)", file=sys.stderr, flush=True)
+            print(f"{count}/{len(waiting)}  {name}: {'; '.join(told) or 'kept'}  (about {left:.0f} min left)", file=sys.stderr, flush=True)
+
+
+def _leave_ctrl_c() -> None:
+    """Let the first process alone hear of Ctrl-C: it ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def results_of(specs: Sequence[Spec], given: argparse.Namespace) -> dict[str, list[Result]]:
@@ -237,7 +237,7 @@ def _worst(results: Sequence[Result], folder: Path) -> list[tuple[str, Failure]]
     return sorted(found, key=lambda entry: -entry[1].weight)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, evaluate, tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("evaluation-chest-ct"))
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print JSON, not tables")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.real and not given.real.is_dir():
         parser.error(f"--real {given.real}: there is no such folder")
     specs = list(plan(given))
@@ -259,7 +259,8 @@ def main() -> None:
     try:
         run(specs, given)
     except KeyboardInterrupt:
-        sys.exit(f"stopped; what is done is kept in {given.out / 'results'}, and the same command goes on")
+        print(f"stopped; what is done is kept in {given.out / 'results'}, and the same command goes on", file=sys.stderr)
+        sys.exit(130)
     tell(specs, given)
 
 

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from scipy import ndimage
 
 from models import card, registry
-from models.starter.chest_ct import calibrate, lessons, real, train_lungs, train_nodules
+from models.starter.chest_ct import calibrate, generator, lessons, real, train_lungs, train_nodules
 from models.starter.chest_ct.body import View
 from models.starter.chest_ct.course import Order, Rate, begin, keep
 from models.starter.chest_ct.evaluation import baseline, cases
 from models.starter.chest_ct.generator import AXES, LEFT, RIGHT, Scan, draw, draw_other, draw_view
+from models.starter.chest_ct.nodules import Nodule
 from models.vocabulary import Grid, Model, Prediction, Unfit, Volume
 from tests.servers import shared
 
@@ -94,6 +95,27 @@ def test_a_nodule_lies_where_and_as_large_as_the_truth_says() -> None:
         assert np.linalg.norm(_middle_mm(scan.volume, mask) - nodule.centre_mm) < max(3.0, 0.6 * nodule.diameter_mm)
         volume = mask.sum() * scan.volume.grid.voxel_mm3
         assert 0.4 < volume / (np.pi / 6 * nodule.diameter_mm**3) < 2.0
+
+
+@pytest.mark.parametrize("seed", [0, 3, 12])
+def test_a_nodule_that_the_field_of_view_does_not_show_is_none(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These boxes lose a nodule to the corners of a round field of view; those that stay can be seen, and are numbered from 1."""
+    drawn: list[tuple[Nodule, ...]] = []
+    shown = generator.shown
+
+    def noted(instances: np.ndarray, found: tuple[Nodule, ...], columns: np.ndarray) -> tuple[Nodule, ...]:
+        drawn.append(found)
+        return shown(instances, found, columns)
+
+    monkeypatch.setattr(generator, "shown", noted)
+    scan = draw_view(seed, View(spacing_mm=(3.0, 3.0, 3.0), box_mm=(150.0, 150.0, 150.0)), (6, 9))
+    assert 0 < len(scan.nodules) < len(drawn[0])
+    assert [nodule.number for nodule in scan.nodules] == list(range(1, len(scan.nodules) + 1)) == np.unique(scan.instances)[1:].tolist()
+    centres = {nodule.centre_mm for nodule in drawn[0]}
+    for nodule in scan.nodules:
+        assert nodule.centre_mm in centres
+        seen = scan.volume.array[scan.instances == nodule.number]
+        assert (seen > -990).mean() > 0.85
 
 
 def test_a_part_of_a_scan_shows_the_same_body() -> None:

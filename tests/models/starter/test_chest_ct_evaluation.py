@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from bench import chest_ct
 from models.evaluation.froc import MISSED, Mark, Scored
 from models.starter.chest_ct.evaluation import cases, figures, pictures, report, scoring
 from models.starter.chest_ct.evaluation.cases import Case
 from models.starter.chest_ct.evaluation.judging import Said
 from models.starter.chest_ct.evaluation.scoring import Lung, Result
 from models.starter.chest_ct.generator import AXES, LEFT, RIGHT, Scan, draw
+from models.starter.chest_ct.nodules import Nodule
 from models.vocabulary import Grid, Unfit, Volume
 
 NAMES = ("key", "case", "model")
@@ -167,6 +170,8 @@ def test_a_result_is_kept_for_its_key(tmp_path: Path) -> None:
     assert (again.planes == failure.planes).all()
     assert scoring.kept(tmp_path, "other", "case", "model") is None
     assert scoring.kept(tmp_path, "key", "case", "baseline") is None
+    scoring.keep(tmp_path, result, ())
+    assert scoring.failures_of(tmp_path, result) == ()
     (tmp_path / "case.model.json").write_text('{"key": "key", "lun', encoding="utf-8")
     assert scoring.kept(tmp_path, "key", "case", "model") is None
 
@@ -209,3 +214,26 @@ def test_rows_are_what_one_counts_by_hand(tmp_path: Path) -> None:
     failure = scoring.Failure(words="false: p 0.90", weight=0.9, planes=np.zeros((64, 192), np.uint8))
     pictures.failures([("scan", failure)], tmp_path / "failures.png")
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("froc.png", "robust.png", "failures.png"))
+
+
+def test_what_a_nodule_is_stands_in_words() -> None:
+    """Its kind, its place, and how it looks: rows are made by these."""
+    nodule = Nodule(number=1, centre_mm=(0, 0, 0), diameter_mm=7, kind="part-solid", site="vessel", spiculated=True)
+    assert cases.words(nodule) == "part-solid vessel spiculated"
+    assert cases.words(replace(nodule, site="free", spiculated=False, calcified=True)) == "part-solid free calcified"
+
+
+@pytest.mark.verify
+def test_the_command_tells_figures_and_goes_on_with_what_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One phantom through both judges in other processes: tables, JSON, pictures; again, it makes none anew."""
+    given = ["--out", str(tmp_path), "--phantom", "1", "--generated", "0", "--robust", "0", "--first", "20", "--json"]
+    chest_ct.main(given)
+    said = capsys.readouterr()
+    assert "1/1  phantom-20-5mm-8hu: model" in said.err
+    rows = {row["name"]: row["values"] for row in json.loads(said.out)["groups"]["phantom"]}
+    assert rows["lung Dice"]["model"]["value"] > 0.97
+    assert rows["... 12 to 20 mm, at 1"]["model"]["value"] == 1.0
+    chest_ct.main(given)
+    assert "1/1  phantom-20-5mm-8hu: kept" in capsys.readouterr().err
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"results", "evaluation.json", "tables.md", "froc.png", "reliability.png", "failures-phantom.png"}

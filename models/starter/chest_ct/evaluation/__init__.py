@@ -2,7 +2,7 @@
 
 cases      generated scans of other seeds, the same with thicker slices or more noise, real scans with drawn balls
 baseline   threshold lungs and a blob filter
-judging    the two judges
+judging    the model as a judge
 scoring    one case and one judge to a result, which is kept as JSON
 figures    results to rows with intervals
 pictures   FROC, reliability, robustness, failures

@@ -1,4 +1,4 @@
-"""The two judges: the model with its card, as the node runs it, and the baseline."""
+"""What judges: the model with its card, as the node runs it, to marks that can be compared with a baseline's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from models import card, registry
 from models.evaluation.froc import Mark
-from models.starter.chest_ct.evaluation import baseline
 from models.vocabulary import Prediction, Volume
 
 CARD = Path(__file__).parents[1] / "card.toml"
@@ -34,11 +33,6 @@ def model(shelved: card.ShelvedCard, device: str) -> Judge:
         return prediction.labels, marks_of(prediction)
 
     return judge
-
-
-def blobs() -> Judge:
-    """Give the baseline."""
-    return baseline.judge
 
 
 def marks_of(prediction: Prediction) -> tuple[Mark, ...]:
