@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.starter.chest_ct.shapes import Array, Frame, Point, Tube, across, smooth_noise
 from models.vocabulary import Triple
@@ -35,7 +36,8 @@ class Mass:
 class Body:
     """A thorax being drawn: the dice, the sampling points, the bent coordinates and what is known so far.
 
-    airless  what takes the lungs' room without being lung, fluid or collapsed lung: mm inside it, and its HU
+    airless   what takes the lungs' room without being lung, fluid or collapsed lung: mm inside it, and its HU
+    fissures  which points lie on a fissure, once the lungs' texture is drawn
     """
 
     rng: np.random.Generator
@@ -51,6 +53,7 @@ class Body:
     vessels: list[Tube] = field(default_factory=list)
     airless: list[tuple[Array, float]] = field(default_factory=list)
     masses: list[Mass] = field(default_factory=list)
+    fissures: NDArray[np.bool_] | None = None
 
     def chance(self, share: float) -> bool:
         """Throw a coin that falls right in that share of throws."""
@@ -161,7 +164,7 @@ def lungs(body: Body) -> Array:
 
 def airless(body: Body, inside: Array) -> Array:
     """Take from the lungs what disease fills: a tumour at a hilum, collapsed lung beyond it, fluid behind; give what is left."""
-    tall, deep, wide = body.cavity
+    tall, deep, _ = body.cavity
     ill = body.chance(0.25)
     sign = 1.0 if body.chance(0.5) else -1.0
     point = body.hilum[0 if sign > 0 else 1]
@@ -176,15 +179,30 @@ def airless(body: Body, inside: Array) -> Array:
         _fill(body, inside, ellipsoid(body, (centre[0], centre[1], centre[2]), (radius, radius, radius)) + lumps, body.between(20, 70))
         body.masses.append(Mass(centre_mm=(centre[0], centre[1], centre[2]), radius_mm=radius + 6))
         if collapse:
-            wedge = np.minimum(body.z - np.float32(centre[2] - 5), np.float32(reach) - slope * (body.y - np.float32(centre[1])))
-            wedge = np.minimum(wedge, np.float32(wide * body.between(0.5, 1.0)) - np.abs(body.x))
-            _fill(body, inside, np.where(body.x * sign > 0, wedge, -99).astype(np.float32), body.between(30, 110))
+            _fill(body, inside, _collapsed(body, centre, sign, (slope, reach)), body.between(30, 110))
     if ill and fluid:
         level = np.minimum(body.y - np.float32(deep * body.between(0.2, 0.75)), np.float32(rise) - body.z + 0.5 * body.y)
         both = body.chance(0.4)
         level = level + smooth_noise(body.rng, body.frame, 60) * 3
         _fill(body, inside, np.where((body.x * sign > 0) | both, level, -99).astype(np.float32), body.between(0, 35))
     return inside
+
+
+def _collapsed(body: Body, centre: Point, sign: float, cut: tuple[float, float]) -> Array:
+    """Give mm inside the part of a lung that lies without air beyond a tumour: an upper or a lower lobe, seldom the whole lung."""
+    wide = body.cavity[2]
+    slope, reach = np.float32(cut[0]), np.float32(cut[1])
+    throw = body.rng.random()
+    above, behind = body.z - np.float32(centre[2]), body.y - np.float32(centre[1])
+    if throw < 0.1:
+        part = np.full(body.frame.shape, 99, np.float32)
+    elif throw < 0.55:
+        part = np.minimum(above + 5, reach - slope * behind)
+    else:
+        part = np.minimum(5 - above + behind / 2, reach - 20 + behind / slope)
+    if throw >= 0.1:
+        part = np.minimum(part, np.float32(wide * body.between(0.5, 1.0)) - np.abs(body.x))
+    return np.where(body.x * sign > 0, part, -99).astype(np.float32)
 
 
 def _fill(body: Body, inside: Array, depth: Array, hu: float) -> None:

@@ -1,8 +1,8 @@
 """Generated thoraxes with known lungs and nodules: what the chest CT starter is trained and tried on.
 
 No patient's data enters. Everything is drawn at random from the seed: build, lung shapes and densities, vessel trees,
-contrast medium, bones, bowel gas, arms, table, position, disease, and what scanner.py adds. Left is at +x (LPS), where the
-heart and the stomach lie.
+contrast medium, bones, bowel gas, arms, table, position, disease, and what artefacts.py and scanner.py add. Left is at +x (LPS),
+where the heart and the stomach lie.
 Drawing the same seed on the same spacing twice gives the same bytes.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.starter.chest_ct.artefacts import disturb
 from models.starter.chest_ct.body import Body, Depths, Mass, View, airless, begin, frame_of, lungs, plain_lungs
 from models.starter.chest_ct.nodules import Nodule, shown, sow
 from models.starter.chest_ct.parenchyma import parenchyma
@@ -65,6 +66,7 @@ def draw_view(seed: int, view: View, nodules: tuple[int, int]) -> Scan:
     instances, found = sow(body, texture, inside, int(body.rng.integers(nodules[0], nodules[1] + 1)))
     hu += (texture - hu) * lung
     truth = (lung > 0.5).astype(np.uint8) * np.where(body.x > 0, LEFT, RIGHT).astype(np.uint8)
+    hu = disturb(np.random.default_rng([seed, 4]), body, hu)
     seen = acquire(body.rng, hu, body.frame.spacing_mm)
     found = shown(instances, found, seen.shown)
     return Scan(volume=_volume(seen.hu, body.frame), organs=truth, instances=instances, nodules=found, masses=tuple(body.masses))

@@ -19,7 +19,7 @@ SHARES = (0.6, 0.16, 0.2, 0.04)
 class Nodule:
     """One drawn nodule. centre_mm is LPS (x, y, z); diameter_mm that of the sphere of its volume.
 
-    kind, site  one of KINDS; where it lies: "free", "vessel", "pleura"
+    kind, site  one of KINDS; where it lies: "free", "vessel", "pleura", "fissure"
     """
 
     number: int
@@ -77,7 +77,7 @@ def shown(instances: NDArray[np.uint16], found: tuple[Nodule, ...], columns: NDA
 
 
 def _site(body: Body, inside: Array, radius: float, lung: NDArray[np.int64]) -> tuple[Point, str]:
-    """Choose where a nodule sits: on a vessel, on the pleura, or anywhere in the lungs."""
+    """Choose where a nodule sits: on a vessel, on the pleura, on a fissure, or anywhere in the lungs."""
     frame = body.frame
     throw = body.rng.random()
     if throw < 0.3 and body.vessels:
@@ -88,6 +88,12 @@ def _site(body: Body, inside: Array, radius: float, lung: NDArray[np.int64]) -> 
             at = frame.index(point)
             if at is not None and inside[at] > 1 and tube.end_radius_mm < 0.7 * radius:
                 return point, "vessel"
+    if 0.5 <= throw < 0.62 and body.fissures is not None:
+        on = np.argwhere(body.fissures & (inside > radius))
+        if len(on):
+            at = tuple(on[int(body.rng.integers(len(on)))])
+            off = np.array([body.between(-0.6, 0.6) * radius for _ in range(3)])
+            return np.array([frame.x_mm[at[2]], frame.y_mm[at[1]], frame.z_mm[at[0]]]) + off, "fissure"
     wanted = (-0.3 * radius, 0.7 * radius, "pleura") if throw < 0.5 else (radius, 1e9, "free")
     at = (0, 0, 0)
     for _ in range(60):

@@ -35,17 +35,21 @@ def parenchyma(body: Body, inside: Array, depths: Depths) -> Array:
 
 
 def _fissures(body: Body, texture: Array) -> None:
-    """Draw a thin sheet or two across each lung, bent."""
+    """Draw a thin sheet or two across each lung, bent, and note where they lie."""
     if not body.chance(0.85):
         return
+    body.fissures = np.zeros(body.frame.shape, bool)
     bend = smooth_noise(body.rng, body.frame, 70) * np.float32(body.between(0, 4))
     for side in (body.x > 0, body.x <= 0):
         tilt, level, dense = body.between(0.5, 1.5), body.between(-25, 25), np.float32(body.between(40, 350))
         sheet = np.abs(body.z * np.float32(0.7) - body.y * np.float32(tilt) + bend + np.float32(level))
         texture += dense * np.clip(1.2 - sheet, 0, 1) * side
+        body.fissures |= (sheet < 1) & side
     if body.chance(0.6):
         sheet = np.abs(body.z + bend + np.float32(body.between(-10, 40)))
-        texture += np.float32(body.between(40, 250)) * np.clip(1.2 - sheet, 0, 1) * ((body.x < 0) & (body.y < body.between(-10, 20)))
+        dense, before = np.float32(body.between(40, 250)), (body.x < 0) & (body.y < body.between(-10, 20))
+        texture += dense * np.clip(1.2 - sheet, 0, 1) * before
+        body.fissures |= (sheet < 1) & before
 
 
 def _bands(body: Body, texture: Array, inside: Array) -> None:

@@ -13,7 +13,7 @@ from models.evaluation.interval import Interval
 from models.starter.chest_ct.evaluation.scoring import Lung, Result
 
 SIZES_MM = ((4.0, 6.0), (6.0, 8.0), (8.0, 12.0), (12.0, 20.0), (20.0, 40.0))
-WORDS = ("solid", "part-solid", "ground-glass", "cavity", "free", "vessel", "pleura", "spiculated", "calcified")
+WORDS = ("solid", "part-solid", "ground-glass", "cavity", "free", "vessel", "pleura", "fissure", "spiculated", "calcified")
 COUNTED_MM = 6.0
 COMPARED_AT = 1.0
 RESAMPLES = 300
