@@ -209,6 +209,7 @@ class LungNodules:
         lungs = self._options.lungs
         tensor = transforms.to_model(volume.array, plan, str(next(self._coarse.parameters()).device))
         guard.values(tensor)
+        guard.order(volume.array, volume.grid.spacing_mm)
         tensor = ((tensor - lungs.intensity.low) / (lungs.intensity.high - lungs.intensity.low)).clamp_(0, 1)
         return torch.softmax(windows.scores(self._coarse, tensor[None], self._layout(plan), execution, progress), dim=0)
 

@@ -174,6 +174,29 @@ def test_values_that_are_no_hounsfield_units_are_told_from_those_that_are(name: 
         guard.values(torch.from_numpy(np.asarray(spoil(drawn()), dtype=np.float32)))
 
 
+def orders() -> dict[str, NDArray[np.int64]]:
+    """Give wrong orders of the drawn thorax's slices: by chance, and its two halves and three thirds interleaved."""
+    count = len(drawn()) // 6 * 6
+    orders = {f"{parts} parts interleaved": np.arange(count).reshape(parts, -1).T.ravel() for parts in (2, 3)}
+    return {"shuffled": np.random.default_rng(5).permutation(count), **orders}
+
+
+@pytest.mark.parametrize("name", ["shuffled", "2 parts interleaved", "3 parts interleaved"])
+def test_slices_in_a_wrong_order_are_declined(name: str) -> None:
+    """The drawn thorax with its slices at each other's places is declined with what was seen."""
+    with pytest.raises(Unfit, match=r"Neighbouring images differ by .* not in the order"):
+        guard.order(drawn()[orders()[name]], (4.0, 3.0, 3.0))
+
+
+def test_slices_in_order_pass_whatever_their_noise_and_so_do_images_that_are_alike_everywhere() -> None:
+    """Of either end first, with much noise, only a part of them: in order. Noise alone, and too few slices, say nothing."""
+    rng = np.random.default_rng(4)
+    for hu in (drawn(), drawn()[::-1], drawn() + rng.normal(scale=100, size=drawn().shape), drawn()[10:40]):
+        guard.order(hu, (4.0, 3.0, 3.0))
+    guard.order(rng.normal(loc=-850, scale=30, size=(40, 60, 60)), (4.0, 3.0, 3.0))
+    guard.order(drawn()[::20], (4.0, 3.0, 3.0))
+
+
 @pytest.mark.parametrize("sigma_hu", [15.0, 110.0, 130.0, 350.0])
 def test_more_noise_than_was_tried_is_said(sigma_hu: float) -> None:
     """White noise of that strength over smooth lungs is measured as such, vessels and all; over 120 HU there is a remark."""

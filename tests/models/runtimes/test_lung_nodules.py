@@ -92,6 +92,14 @@ def test_values_that_are_no_hounsfield_units_are_declined() -> None:
         _model().predict({"ct": _volume(np.zeros((40, 60, 60)), unit="1")}, lambda _share: None)
 
 
+def test_slices_out_of_order_are_declined_before_lungs_are_looked_for() -> None:
+    """Values that rise from slice to slice, from air to bone: in order no lungs are found, shuffled the order is named."""
+    rising = np.broadcast_to(np.linspace(-1000, 500, 40)[:, None, None], (40, 60, 60))
+    for array, words in ((rising, "[Ll]ung"), (rising[np.random.default_rng(2).permutation(40)], "not in the order")):
+        with pytest.raises(Unfit, match=words):
+            _model().predict({"ct": _volume(array)}, lambda _share: None)
+
+
 def test_need_grows_with_the_scan_and_the_batch() -> None:
     """A larger scan needs more memory on the host, a larger batch more on the device."""
     small, large = (_volume(np.zeros((size, 60, 60))).grid for size in (40, 80))
