@@ -24,7 +24,10 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """Places (n, 3) of voxels (z, y, x), and how blob-like each is, best first."""
+    """Places (n, 3) of voxels (z, y, x), and how blob-like each is, best first.
+
+    response  the weakest curvature in HU, times its share of the strongest, times the filter's width as a share of the widest
+    """
 
     voxels: NDArray[np.int64]
     response: Floats
@@ -51,7 +54,8 @@ def find(hu: Floats, inside: Mask, spacing_mm: float, limit: int) -> Candidates:
     """Give at most `limit` blobs inside a hull.
 
     Peaks over space and scale of the scale-normalised negative Laplacian; ranked by the weakest curvature there, for which a
-    vessel, flat along its axis, scores low and a ball high.
+    vessel, flat along its axis, scores low and a ball high. It is weighted by its share of the strongest one and by the width:
+    noise and vessels' forks give many peaks that are narrow or not round, which would else crowd out haze, however large.
     """
     none = Candidates(voxels=np.zeros((0, 3), np.int64), response=np.zeros(0, np.float32))
     box = _box(inside, round(12 / spacing_mm))
@@ -67,7 +71,7 @@ def find(hu: Floats, inside: Mask, spacing_mm: float, limit: int) -> Candidates:
         step = 1 if sigma_mm / spacing_mm < 4 else 2
         places, strength = _peaks(image[::step, ::step, ::step], sigma_mm / spacing_mm / step)
         voxels.append(places * step)
-        response.append(strength)
+        response.append(strength * np.float32(sigma_mm / SIGMAS_MM[-1]))
     places, strength = np.concatenate(voxels), np.concatenate(response)
     kept = _apart(places[within[tuple(places.T)]], strength[within[tuple(places.T)]], (limit, 3.0 / spacing_mm))
     low = np.array([part.start for part in box])
@@ -83,19 +87,20 @@ def _box(mask: Mask, margin: int) -> tuple[slice, slice, slice] | None:
 
 
 def _peaks(image: Floats, sigma: float) -> tuple[NDArray[np.int64], Floats]:
-    """Give the peaks of one scale (sigma in voxels), and the weakest of the three curvatures at each, in HU."""
+    """Give the peaks of one scale (sigma in voxels), and at each the weakest curvature times its share of the strongest, in HU."""
     smooth = ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3)
     blob = -ndimage.laplace(smooth, mode="nearest")
     peaks = (blob == ndimage.maximum_filter(blob, 3)) & (blob * sigma**2 > 60)
     peaks[[0, -1]] = peaks[:, [0, -1]] = peaks[:, :, [0, -1]] = False
     places = np.argwhere(peaks)
-    return places, (_weakest(smooth, places) * sigma**2).astype(np.float32)
+    curvatures = _curvatures(smooth, places)
+    weakest, strongest = curvatures[:, 0], curvatures[:, 2]
+    # The three sum up to the Laplacian, which is positive at a peak: so is the strongest.
+    return places, (weakest * np.abs(weakest) / strongest * sigma**2).astype(np.float32)
 
 
-def _weakest(smooth: Floats, places: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give minus the largest eigenvalue of the Hessian at each place: positive only where all three directions curve down."""
-    if not len(places):
-        return np.zeros(0)
+def _curvatures(smooth: Floats, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give minus the Hessian's eigenvalues (n, 3) at each place, the weakest first: all positive only where all directions curve down."""
     near = {}
     for offset in np.ndindex(3, 3, 3):
         near[offset] = smooth[tuple((places + np.array(offset) - 1).T)].astype(np.float64)
@@ -103,7 +108,7 @@ def _weakest(smooth: Floats, places: NDArray[np.int64]) -> NDArray[np.float64]:
     for i in range(3):
         for j in range(i, 3):
             hessian[:, i, j] = hessian[:, j, i] = _second(near, i, j)
-    return np.asarray(-np.linalg.eigvalsh(hessian)[:, -1], dtype=np.float64)
+    return np.asarray(-np.linalg.eigvalsh(hessian)[:, ::-1], dtype=np.float64)
 
 
 def _second(near: dict[tuple[int, ...], NDArray[np.float64]], i: int, j: int) -> NDArray[np.float64]:

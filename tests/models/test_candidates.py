@@ -29,14 +29,14 @@ def nearest_mm(found: candidates.Candidates, middle: tuple[int, int, int], among
 
 
 def test_balls_of_every_size_are_among_the_best() -> None:
-    """Balls of 5, 9 and 20 mm are the three best candidates, each at its middle."""
+    """Balls of 5, 9 and 20 mm are each among the ten best candidates, at their middle."""
     hu, lung = scene()
     places = {(14, 16, 16): 2.5, (14, 16, 44): 4.5, (30, 34, 30): 10.0}
     for middle, radius in places.items():
         hu[ball(middle, radius)] = 30.0
     found = candidates.find(hu, candidates.hull(lung & (hu < -400), SPACING_MM), SPACING_MM, 100)
     for middle in places:
-        assert nearest_mm(found, middle, 3) <= 1.5 * SPACING_MM
+        assert nearest_mm(found, middle, 10) <= 1.5 * SPACING_MM
 
 
 def test_a_ball_on_the_wall_is_found() -> None:
@@ -56,6 +56,25 @@ def test_a_straight_vessel_ranks_below_a_ball_of_its_width() -> None:
     rod = np.hypot(rows - 14, columns - 20) * SPACING_MM <= 3.0
     hu[np.broadcast_to(rod[:, :, None], SHAPE) & lung] = 60.0
     hu[ball((30, 34, 30), 3.0)] = -100.0
+    found = candidates.find(hu, lung, SPACING_MM, 100)
+    assert np.linalg.norm((found.voxels[0] - (30, 34, 30)) * SPACING_MM) <= 2.0
+
+
+def test_large_haze_is_among_the_best_in_noise() -> None:
+    """A ball of 20 mm, 100 HU above the lung, comes before all but a few of the narrow peaks that noise of 160 HU makes."""
+    hu, lung = scene()
+    middle = (24, 28, 32)
+    hu[ball(middle, 10.0)] = -750.0
+    hu += np.random.default_rng(5).normal(0, 160, SHAPE).astype(np.float32)
+    assert nearest_mm(candidates.find(hu, lung, SPACING_MM, 100), middle, 5) <= 4.0
+
+
+def test_a_faint_ball_ranks_above_a_dense_long_shape() -> None:
+    """A shape 7 mm thick and 24 mm long curves along its axis too, but weakly: a ball of 9 mm and a third of its contrast comes first."""
+    hu, lung = scene()
+    z, y, x = (places * SPACING_MM for places in np.indices(SHAPE))
+    hu[np.hypot(z - 17.5, y - 25.0) ** 2 / 3.5**2 + (x - 40.0) ** 2 / 12.0**2 <= 1] = 50.0
+    hu[ball((30, 34, 30), 4.5)] = -600.0
     found = candidates.find(hu, lung, SPACING_MM, 100)
     assert np.linalg.norm((found.voxels[0] - (30, 34, 30)) * SPACING_MM) <= 2.0
 

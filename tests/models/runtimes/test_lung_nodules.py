@@ -21,7 +21,7 @@ FAULTS = {
     "a lung that is no organ": ("left = 1\n", "left = 3\n", "organ labels"),
     "a volume the label does not have": ("batch = 16\nmin_volume_ml = 0.02", "batch = 16\nmin_volume_ml = 0.03", "output label"),
     "a map of a lung": ("probabilities = [3]", "probabilities = [1]", "finding's label alone"),
-    "an unknown key": ("limit = 600\n", "limit = 600\nspeed = 9\n", "speed"),
+    "an unknown key": ("limit = 500\n", "limit = 600\nspeed = 9\n", "speed"),
     "another network": ('network = "UNet"', 'network = "NoSuchNet"', "NoSuchNet"),
     "intensities upside down": ("low = -1000.0, high = 400.0", "low = 400.0, high = -1000.0", "low must be below high"),
     "one file for both networks": ('path = "nodules.safetensors"', 'path = "lungs.safetensors"', "sha256"),
