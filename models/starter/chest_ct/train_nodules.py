@@ -32,7 +32,7 @@ AHEAD = 6
 BATCH, RIGHT_SHARE = 32, 0.4
 LOWEST_RATE = 1e-6
 # (steps, peak of the rate): the rate rises and falls in each.
-STAGES = ((1350, 2e-3), (1500, 1.2e-3), (2400, 1.2e-3))
+STAGES = ((1350, 2e-3), (1500, 1.2e-3), (2400, 1.2e-3), (1200, 1e-3))
 STEPS = sum(steps for steps, _ in STAGES)
 
 
