@@ -5,7 +5,8 @@
     phantom    the demo's, which another generator draws than the one the model was trained on: axial, slices of 2, 3 and 5 mm,
                four amounts of noise, solid nodules of 6 to 24 mm
     generated  scans of the training's generator, of seeds that are never trained on, slices of 1.25 to 5 mm
-    real       chest CTs without nodules (NIfTI, HU): as they are, and with balls of soft tissue and haze drawn in by chance
+    real       chest CTs without nodules (NIfTI, HU): as they are, with balls of soft tissue and haze drawn in by chance, and with a
+               tumour at a hilum and the lobe beyond it collapsed
     robust     phantoms and generated scans again and again, with thicker slices and with more noise: the same nodules each time
 
 Prints tables; --out gets evaluation.json, tables.md and PNGs: FROC, reliability, robustness, failures. Results are kept in
@@ -34,7 +35,7 @@ import torch
 
 from models import card
 from models.evaluation import froc, reliability
-from models.starter.chest_ct.evaluation import baseline, cases, figures, judging, pictures, report, scoring
+from models.starter.chest_ct.evaluation import baseline, cases, figures, illness, judging, pictures, report, scoring
 from models.starter.chest_ct.evaluation.cases import Case
 from models.starter.chest_ct.evaluation.scoring import Failure, Result
 from models.starter.chest_ct.generator import LEFT, RIGHT
@@ -47,7 +48,7 @@ FIRST_PHANTOM = 500
 PHANTOM_MM, PHANTOM_NOISES_HU = (2.0, 3.0, 5.0), (8.0, 14.0, 25.0, 18.0)
 PHANTOM_NODULES_MM = (24.0, 15.0, 11.0, 9.0, 7.0, 6.0)
 PHANTOM_HEIGHT_MM = 285
-DRAWS = 3
+DRAWS, ILL = 3, 4
 THICKNESSES_MM, NOISES_HU = (1.25, 2.5, 3.75, 5.0), (10.0, 25.0, 50.0, 80.0)
 BETWEEN_MM, BETWEEN_HU = 2.5, 18.0
 FINE_MM = (1.25, 0.9, 0.9)
@@ -116,6 +117,8 @@ def plan(given: argparse.Namespace) -> Iterator[Spec]:
         yield Spec(name=named, group="real", make=partial(cases.real, path, 0))
         for draw in range(given.first + 1, given.first + 1 + DRAWS):
             yield Spec(name=f"{named}-drawn-{draw}", group="real with drawn balls", make=partial(cases.real, path, draw))
+        for draw in range(given.first, given.first + ILL):
+            yield Spec(name=f"{named}-ill-{draw}", group="real with tumour and collapse", make=partial(illness.ill, path, draw))
     yield from _robust(range(given.first + 100, given.first + 100 + given.robust))
 
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from bench import chest_ct
 from models.evaluation.froc import MISSED, Mark, Scored
-from models.starter.chest_ct.evaluation import cases, figures, pictures, report, scoring
+from models.starter.chest_ct.evaluation import cases, figures, illness, pictures, report, scoring
 from models.starter.chest_ct.evaluation.cases import Case
 from models.starter.chest_ct.evaluation.judging import Said
 from models.starter.chest_ct.evaluation.scoring import Lung, Result
@@ -136,6 +136,33 @@ def test_balls_lie_in_a_real_scan_where_the_truth_says(tmp_path: Path) -> None:
         assert np.abs(_middle_mm(case.volume.grid, balls == balls[at]) - lesion.centre_mm).max() < 0.1
         assert lung[at]
         assert case.volume.array[at] == pytest.approx(30 if lesion.kind == "solid drawn" else -500, abs=40)
+
+
+@pytest.mark.parametrize(("number", "ill", "part"), [(0, LEFT, "upper"), (1, RIGHT, "upper"), (2, LEFT, "lower")])
+def test_a_tumour_and_a_collapsed_lobe_are_no_lung(number: int, ill: int, part: str, tmp_path: Path) -> None:
+    """In a scan whose lungs are known one lung stays whole; of the other a lobe and the tumour are soft tissue and not in the truth."""
+    well = LEFT + RIGHT - ill
+    scan = draw(5, (3.0, 3.0, 3.0), nodules=(0, 0))
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(scan.volume.array.transpose(2, 1, 0), np.diag([-3.0, -3.0, 3.0, 1.0])), path)  # type: ignore[no-untyped-call]
+    case = illness.ill(path, number)
+    assert case.lungs is not None
+
+    def dice(one: np.ndarray, other: np.ndarray) -> float:
+        return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+    assert dice(case.lungs == well, scan.organs == well) > 0.95
+    filled = (scan.organs == ill) & (case.lungs != ill) & (scan.volume.array < -600)
+    assert 0.1 < filled.sum() / (scan.organs == ill).sum() < 0.9
+    inner = ndimage.binary_erosion(filled, iterations=2)
+    assert inner.any()
+    assert abs(np.median(case.volume.array[inner]) - 55) < 45
+    (mass,) = case.lesions
+    assert not mass.counts
+    at = tuple(np.rint(case.volume.grid.to_index(np.array([mass.centre_mm]))[0]).astype(int))
+    assert case.lungs[at] == 0
+    heights = np.argwhere(filled)[:, 0].mean() - np.argwhere(scan.organs == ill)[:, 0].mean()
+    assert heights > 0 if part == "upper" else heights < 0
 
 
 def test_planes_are_seen_as_a_radiologist_sees_them() -> None:
