@@ -25,6 +25,8 @@ GAS_HU = -970.0
 LEAST_KNOWN = 0.3
 # The share of an air pocket's faces that must lie on lung for it to be lung.
 ENCLOSED = 0.6
+# An island of less than that share of the largest is no lung where more than that share of its faces lies open to other air.
+SMALL, OPEN = 0.2, 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ def draw(hu: Floats, shares: torch.Tensor, plans: tuple[Resampling, Resampling],
     spacing = fine.model.spacing_mm[0]
     mask |= candidates.hull(mask, spacing) & (depth > 0)
     mask |= depth > edge.reach_mm
-    mask = _large(mask, spacing)
+    mask = _large(mask, air & ~mask, spacing)
     mask |= _enclosed(air & ~mask, mask)
     border = np.clip((edge.air_hu - smooth) / SLOPE_HU, -1, 1).astype(np.float32)
     border = np.where(mask, np.where(air, border, np.float32(0.5)), np.where(air, np.float32(-1), border))
@@ -140,16 +142,21 @@ def _enclosed(dark: Mask, mask: Mask) -> Mask:
     Stomach gas under a diaphragm and a trachea beside a lung have walls of tissue, and stay out.
     """
     pieces, count = ndimage.label(dark)
+    keep = _shares_on(pieces, count, mask) > ENCLOSED
+    keep[0] = False
+    return np.asarray(keep[pieces])
+
+
+def _shares_on(pieces: NDArray[Any], count: int, other: Mask) -> NDArray[np.float64]:
+    """Give the share of each piece's faces that lies on a mask; faces at the image's ends lie on nothing."""
     beside, faces = np.zeros(count + 1), np.zeros(count + 1)
     for axis in range(3):
         for step in (slice(None), slice(None, None, -1)):
-            here, lung = np.moveaxis(pieces, axis, 0)[step], np.moveaxis(mask, axis, 0)[step]
+            here, there = np.moveaxis(pieces, axis, 0)[step], np.moveaxis(other, axis, 0)[step]
             ends = (here[:-1] > 0) & (here[1:] == 0)
-            beside += np.bincount(here[:-1][ends & lung[1:]], minlength=count + 1)
+            beside += np.bincount(here[:-1][ends & there[1:]], minlength=count + 1)
             faces += np.bincount(here[:-1][ends], minlength=count + 1) + np.bincount(here[-1].ravel(), minlength=count + 1)
-    keep = beside > ENCLOSED * faces
-    keep[0] = False
-    return np.asarray(keep[pieces])
+    return np.asarray(beside / np.maximum(faces, 1))
 
 
 def largest(mask: Mask) -> Mask:
@@ -174,12 +181,13 @@ def _sides(leftness: Floats, net: Mask) -> Floats:
     return np.asarray(leftness[tuple(nearest)])
 
 
-def _large(mask: Mask, spacing_mm: float) -> Mask:
-    """Drop islands under ISLAND_ML."""
+def _large(mask: Mask, other_air: Mask, spacing_mm: float) -> Mask:
+    """Drop islands under ISLAND_ML, and small ones open to air that is no lung: foam between arm and trunk is as dense as lung."""
     pieces, count = ndimage.label(mask)
     voxels = np.bincount(pieces.ravel(), minlength=count + 1)
+    voxels[0] = 0
     keep = voxels * spacing_mm**3 / 1000 >= ISLAND_ML
-    keep[0] = False
+    keep &= (voxels >= SMALL * voxels.max()) | (_shares_on(pieces, count, other_air) <= OPEN)
     return np.asarray(keep[pieces])
 
 

@@ -27,10 +27,12 @@ LEFT, RIGHT = ((105.0, 50.0, 37.0), (30.0, 35.0, 30.0)), ((42.0, 50.0, 37.0), (3
 Ellipsoid = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-def drawn(hu: np.ndarray, *unseen: Ellipsoid, off_mm: float = 2.5, turned: Ellipsoid | None = None) -> lungfield.Field:
+def drawn(
+    hu: np.ndarray, *unseen: Ellipsoid, off_mm: float = 2.5, turned: Ellipsoid | None = None, also: Ellipsoid | None = None
+) -> lungfield.Field:
     """Draw with a coarse network that is off by some mm everywhere: it sees the lungs' ellipsoids smaller, and not what is `unseen`.
 
-    It takes what of the lungs is `turned` for the other side's.
+    It takes what of the lungs is `turned` for the other side's, and what is `also` there for left lung.
     """
     plans = (transforms.resampling(GRID, "SPL", (3.0, 3.0, 3.0)), transforms.resampling(GRID, "SPL", (1.25, 1.25, 1.25)))
     shares = torch.zeros((3, *plans[0].model.shape))
@@ -42,6 +44,8 @@ def drawn(hu: np.ndarray, *unseen: Ellipsoid, off_mm: float = 2.5, turned: Ellip
     if turned is not None:
         part = torch.from_numpy(ellipsoid(*turned, plans[0].model))
         shares[1:, part] = shares[1:, part].flip(0)
+    if also is not None:
+        shares[1, torch.from_numpy(ellipsoid(*also, plans[0].model))] = 0.98
     shares[0] = 1 - shares[1] - shares[2]
     return lungfield.draw(hu.astype(np.float32), shares, plans, EDGE)
 
@@ -74,6 +78,20 @@ def test_a_core_of_one_lung_is_not_the_other_ones() -> None:
     assert (kept.leftness[ellipsoid(*half) & ellipsoid(RIGHT[0], (20.0, 28.0, 20.0))] > 0).mean() > 0.9
     assert (kept.mask == field.mask).mean() > 0.999
     assert 2 * (field.mask & lungs).sum() / (field.mask.sum() + lungs.sum()) > 0.985
+
+
+def test_foam_that_lies_in_air_is_no_lung_and_a_part_of_a_lung_behind_fluid_is() -> None:
+    """The network calls a ball as dense as lung left lung: in air it is a cushion, with walls of tissue it is what is left of a lobe."""
+    ball = ((73.5, 86.0, 37.0), (12.0, 12.0, 12.0))
+    hu, lungs = scene()
+    hu[ellipsoid(*ball)] = -850
+    walled = drawn(hu, also=ball)
+    assert walled.mask[ellipsoid(*ball)].mean() > 0.9
+    chest = ellipsoid(LEFT[0], (33.0, 38.0, 33.0)) | ellipsoid(RIGHT[0], (33.0, 38.0, 33.0))
+    hu[ellipsoid(ball[0], (25.0, 25.0, 25.0)) & ~ellipsoid(*ball) & ~chest] = -1000
+    open_to_air = drawn(hu, also=ball)
+    assert not open_to_air.mask[ellipsoid(*ball) & ~lungs].any()
+    assert open_to_air.mask[lungs].mean() > 0.97
 
 
 def test_air_beside_the_lungs_that_the_network_does_not_call_lung_stays_out() -> None:
