@@ -95,7 +95,11 @@ def _stopped_after_a_step(site: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_stop_before_any_step_is_a_stop_too(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while cases are looked at: exit code 130, and no traceback."""
     monkeypatch.setattr(training, "look", lambda *_given: signal.raise_signal(signal.SIGINT))
-    said = train(site, tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
+    try:
+        said = train(site, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (said.code, said.out.count("Stopped.")) == (130, 1)
 
 
