@@ -187,7 +187,9 @@ def _large(mask: Mask, other_air: Mask, spacing_mm: float) -> Mask:
     voxels = np.bincount(pieces.ravel(), minlength=count + 1)
     voxels[0] = 0
     keep = voxels * spacing_mm**3 / 1000 >= ISLAND_ML
-    keep &= (voxels >= SMALL * voxels.max()) | (_shares_on(pieces, count, other_air) <= OPEN)
+    small = keep & (voxels < SMALL * voxels.max())
+    if small.any():
+        keep &= ~(small & (_shares_on(pieces, count, other_air) > OPEN))
     return np.asarray(keep[pieces])
 
 
