@@ -194,14 +194,11 @@ def _collapsed(body: Body, centre: Point, sign: float, cut: tuple[float, float])
     slope, reach = np.float32(cut[0]), np.float32(cut[1])
     throw = body.rng.random()
     above, behind = body.z - np.float32(centre[2]), body.y - np.float32(centre[1])
-    if throw < 0.1:
-        part = np.full(body.frame.shape, 99, np.float32)
-    elif throw < 0.55:
-        part = np.minimum(above + 5, reach - slope * behind)
-    else:
-        part = np.minimum(5 - above + behind / 2, reach - 20 + behind / slope)
+    part = np.full(body.frame.shape, 99, np.float32)
     if throw >= 0.1:
-        part = np.minimum(part, np.float32(wide * body.between(0.5, 1.0)) - np.abs(body.x))
+        upper = np.minimum(above + 5, reach - slope * behind)
+        lower = np.minimum(5 - above + behind / 2, reach - 20 + behind / slope)
+        part = np.minimum(upper if throw < 0.55 else lower, np.float32(wide * body.between(0.5, 1.0)) - np.abs(body.x))
     return np.where(body.x * sign > 0, part, -99).astype(np.float32)
 
 
