@@ -10,7 +10,7 @@
     robust     phantoms and generated scans again and again, with thicker slices and with more noise: the same nodules each time
 
 Prints tables; --out gets evaluation.json, tables.md and PNGs: FROC, reliability, robustness, failures. Results are kept in
---out/results for the model's digest: what is there is not done again.
+--out/results for the model's digest and the code: what is there is not done again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ import numpy as np
 import torch
 
 from models import card
+from models.chest import candidates
 from models.evaluation import froc, reliability
+from models.runtimes import lung_nodules
+from models.starter.chest_ct import generator
 from models.starter.chest_ct.evaluation import baseline, cases, figures, illness, judging, pictures, report, scoring
 from models.starter.chest_ct.evaluation.cases import Case
 from models.starter.chest_ct.evaluation.scoring import Failure, Result
@@ -138,9 +141,17 @@ def _robust(numbers: Sequence[int]) -> Iterator[Spec]:
 
 
 def key_of(judge: str, path: Path) -> str:
-    """Name what a kept result depends on besides its case: the model's digest, or the baseline's code."""
-    told = card.read(path).digest if judge == "model" else Path(baseline.__file__).read_text(encoding="utf-8")
+    """Name what a kept result depends on besides its case's name: the code that draws and judges, and the model's digest."""
+    told = code() + (card.read(path).digest if judge == "model" else "")
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+@cache
+def code() -> str:
+    """Give the text of all that draws the scans and judges them: a change of it makes kept results another program's."""
+    folders = (Path(candidates.__file__).parent, Path(generator.__file__).parent, Path(illness.__file__).parent)
+    files = [Path(lung_nodules.__file__), *(file for folder in folders for file in sorted(folder.glob("*.py")))]
+    return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
 @cache

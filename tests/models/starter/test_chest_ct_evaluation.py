@@ -13,8 +13,10 @@ import pytest
 from scipy import ndimage
 
 from bench import chest_ct
+from models.chest import candidates
 from models.evaluation.froc import MISSED, Mark, Scored
-from models.starter.chest_ct.evaluation import cases, figures, illness, pictures, report, scoring
+from models.starter.chest_ct import generator
+from models.starter.chest_ct.evaluation import cases, figures, illness, judging, pictures, report, scoring
 from models.starter.chest_ct.evaluation.cases import Case
 from models.starter.chest_ct.evaluation.judging import Said
 from models.starter.chest_ct.evaluation.scoring import Lung, Result
@@ -201,6 +203,16 @@ def test_a_result_is_kept_for_its_key(tmp_path: Path) -> None:
     assert scoring.failures_of(tmp_path, result) == ()
     (tmp_path / "case.model.json").write_text('{"key": "key", "lun', encoding="utf-8")
     assert scoring.kept(tmp_path, "key", "case", "model") is None
+
+
+@pytest.mark.parametrize("judge", chest_ct.JUDGES)
+def test_kept_results_are_another_programs_once_the_code_changes(judge: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The candidates' code, which both judges run, is in their keys; so is what draws the scans."""
+    before, code = chest_ct.key_of(judge, judging.CARD), chest_ct.code()
+    for module in (candidates, cases, generator):
+        assert Path(module.__file__).read_text(encoding="utf-8") in code
+    monkeypatch.setattr(chest_ct, "code", lambda: code + "# another")
+    assert chest_ct.key_of(judge, judging.CARD) != before
 
 
 def _result(judge: str, scores: tuple[float, float, float], false_marks: tuple[float, ...], dice: float) -> Result:
