@@ -29,7 +29,7 @@ def nearest_mm(found: candidates.Candidates, middle: tuple[int, int, int], among
 
 
 def test_balls_of_every_size_are_among_the_best() -> None:
-    """Balls of 5, 9 and 20 mm are each among the ten best candidates, at their middle."""
+    """Balls of 5, 9 and 20 mm each have a candidate at their middle, and whatever comes before the last of these lies in a ball too."""
     hu, lung = scene()
     places = {(14, 16, 16): 2.5, (14, 16, 44): 4.5, (30, 34, 30): 10.0}
     for middle, radius in places.items():
@@ -37,6 +37,9 @@ def test_balls_of_every_size_are_among_the_best() -> None:
     found = candidates.find(hu, candidates.hull(lung & (hu < -400), SPACING_MM), SPACING_MM, 100)
     for middle in places:
         assert nearest_mm(found, middle, 10) <= 1.5 * SPACING_MM
+    away = np.array([np.linalg.norm(found.voxels - middle, axis=1) * SPACING_MM for middle in places])
+    last = int((away <= 1.5 * SPACING_MM).argmax(axis=1).max())
+    assert (away[:, :last] <= np.array([[radius] for radius in places.values()])).any(axis=0).all()
 
 
 def test_a_ball_on_the_wall_is_found() -> None:
