@@ -12,7 +12,7 @@ from models.starter.chest_ct.shapes import Array, Lesion, Point, stamp_lesion
 from models.vocabulary import Triple
 
 KINDS = ("solid", "part-solid", "ground-glass", "cavity")
-SHARES = (0.6, 0.16, 0.2, 0.04)
+SHARES = (0.46, 0.2, 0.24, 0.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +113,9 @@ def _look(body: Body, centre: Point, radius: float, kind: str) -> Lesion:
 
 
 def _level(body: Body, around_hu: float, kind: str, core: Array) -> tuple[Array, bool]:
-    """Give HU of a nodule's points: haze, and its core dense; and whether that is calcified, as one in seven is."""
+    """Give HU of a nodule's points: haze, and its core dense; and whether that is calcified, as one in five is."""
     haze = max(body.between(-680, -380), around_hu + 150)
-    soft = body.chance(0.85)
+    soft = body.chance(0.8)
     dense = body.between(-30, 120) if soft else body.between(150, 800)
     share = np.ones_like(core) if kind in {"solid", "cavity"} else core
     level: Array = haze + (dense - haze) * share

@@ -13,27 +13,31 @@ import multiprocessing
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.chest.patchnet import PatchNet
-from models.starter.chest_ct.course import Order, Rate, Run, begin, descend, forward, keep, order, report, within
+from models.starter.chest_ct.course import Order, Rate, Run, begin, descend, forward, keep, order, report
 from models.starter.chest_ct.lessons import Lessons, block, lessons_of
 from models.starter.chest_ct.real import Texture, textures
 
 SEED = 20_270
 FIRST_BLOCK = 100_000
 BLOCKS = 40
-RENEW_EVERY = 4
+RENEW_EVERY = 5
 AHEAD = 6
 BATCH, RIGHT_SHARE = 32, 0.4
-LOWEST_RATE = 1e-6
-# (steps, peak of the rate): the rate rises and falls in each.
-STAGES = ((1350, 2e-3), (1500, 1.2e-3), (2400, 1.2e-3), (1200, 1e-3))
-STEPS = sum(steps for steps, _ in STAGES)
+# Of a batch's wrong places BY_CHANCE are any; the rest are those the network thinks likeliest among EXTRA more: most are easy.
+EXTRA, BY_CHANCE = 48, 7
+STEPS = 6000
+RATE = Rate(peak=2e-3, lowest=1e-6)
+
+# Near and wide cubes, nodule voxels, (n, 1, SIDE, SIDE, SIDE) each, and answers (n,).
+Batch: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(slots=True)
@@ -63,11 +67,14 @@ def _lessons(seed: int, known: tuple[Texture, ...]) -> Lessons:
     return lessons_of(block(seed, known), seed)
 
 
-def batch_of(blocks: list[Lessons], step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw a batch: near and wide cubes in 0..1, nodule voxels, answers; turned and mirrored, brighter or noisier."""
+def batch_of(blocks: list[Lessons], step: int, extra: int = 0) -> Batch:
+    """Draw a batch: near and wide cubes in 0..1, nodule voxels, answers; turned and mirrored, brighter or noisier.
+
+    Right places come first, then wrong ones, `extra` of which are more than a batch holds.
+    """
     rng = np.random.default_rng([SEED, step])
     picked: list[tuple[Tensor, Tensor, Tensor, float]] = []
-    while len(picked) < BATCH:
+    while len(picked) < BATCH + extra:
         lessons = blocks[int(rng.integers(len(blocks)))]
         wanted = 1.0 if len(picked) < BATCH * RIGHT_SHARE else 0.0
         choices = torch.nonzero(lessons.answer == wanted).squeeze(1)
@@ -76,12 +83,24 @@ def batch_of(blocks: list[Lessons], step: int) -> tuple[Tensor, Tensor, Tensor, 
             picked.append((lessons.near[index], lessons.wide[index], lessons.voxels[index], wanted))
     near, wide, voxels = (torch.stack(cubes)[:, None].float() for cubes in list(zip(*picked, strict=True))[:3])
     near, wide, voxels = _turned(rng, (near / 255, wide / 255, voxels))
-    gain = torch.from_numpy(rng.uniform(0.92, 1.08, (BATCH, 1, 1, 1, 1))).float()
-    shift = torch.from_numpy(rng.uniform(-0.02, 0.02, (BATCH, 1, 1, 1, 1))).float()
-    grain = torch.from_numpy(rng.uniform(0, 0.02, (BATCH, 1, 1, 1, 1))).float()
+    gain = torch.from_numpy(rng.uniform(0.92, 1.08, (len(picked), 1, 1, 1, 1))).float()
+    shift = torch.from_numpy(rng.uniform(-0.02, 0.02, (len(picked), 1, 1, 1, 1))).float()
+    grain = torch.from_numpy(rng.uniform(0, 0.02, (len(picked), 1, 1, 1, 1))).float()
     noise = torch.from_numpy(rng.standard_normal(near.shape, dtype=np.float32))
     near = (near * gain + shift + noise * grain).clamp(0, 1)
     return near, (wide * gain + shift).clamp(0, 1), voxels, torch.tensor([entry[3] for entry in picked])
+
+
+def hardest(network: nn.Module, batch: Batch) -> Batch:
+    """Keep of a batch with extra wrong places as many as a batch holds: the right ones, some wrong by chance, and the likeliest wrong."""
+    near, wide, voxels, answers = batch
+    start = min(BATCH, int(answers.sum()) + BY_CHANCE)
+    network.eval()
+    with torch.no_grad(), forward():
+        logits, _ = network(near[start:].contiguous(), wide[start:].contiguous())
+    likeliest = torch.sort(logits.float(), descending=True, stable=True).indices[: BATCH - start]
+    kept = torch.cat([torch.arange(start), start + likeliest])
+    return near[kept], wide[kept], voxels[kept], answers[kept]
 
 
 def _turned(rng: np.random.Generator, cubes: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +123,7 @@ def loss_of(logits: Tensor, masks: Tensor, voxels: Tensor, answers: Tensor) -> t
     return judged, painted
 
 
-def train_step(run: Run, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[float, float, float]:
+def train_step(run: Run, batch: Batch) -> tuple[float, float, float]:
     """Take one step; give the two losses before it, and the share of right answers."""
     near, wide, voxels, answers = batch
     run.network.train()
@@ -125,13 +144,6 @@ def train(what: Order) -> None:
         _steps(run, Pool(known=known, beside=beside), what)
 
 
-def rate_at(step: int) -> float:
-    """Give the learning rate of a step."""
-    stage, at = within(step, [steps for steps, _ in STAGES])
-    steps, peak = STAGES[stage]
-    return Rate(peak=peak, lowest=LOWEST_RATE).at(at, steps)
-
-
 def _beside() -> Executor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
@@ -139,9 +151,9 @@ def _beside() -> Executor:
 def _steps(run: Run, pool: Pool, what: Order) -> None:
     recent = []
     for step in range(run.done, what.until):
-        run.rate(rate_at(step))
+        run.rate(RATE.at(step, STEPS))
         torch.manual_seed(SEED + step)
-        recent.append(train_step(run, batch_of(pool.at(step), step)))
+        recent.append(train_step(run, hardest(run.network, batch_of(pool.at(step), step, EXTRA))))
         run.stepped()
         judged, painted, right = np.mean(recent[-100:], axis=0)
         report(run, STEPS, {"judged": float(judged), "painted": float(painted), "right": float(right)})

@@ -108,6 +108,25 @@ def test_some_lessons_are_learnt() -> None:
     assert sum(after[:2]) < 0.8 * sum(before[:2])
 
 
+def test_of_extra_wrong_places_the_likeliest_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right places and some wrong ones by chance stay; of the others the network judges, those it takes for nodules are kept."""
+
+    class Bright(torch.nn.Module):
+        def forward(self, near: torch.Tensor, _wide: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return near.mean((1, 2, 3, 4)), near
+
+    monkeypatch.setattr(train_nodules, "BATCH", 12)
+    monkeypatch.setattr(train_nodules, "BY_CHANCE", 3)
+    batch = train_nodules.batch_of([lessons.lessons_of(_block(), 1)], 0, extra=8)
+    right = int(batch[3].sum())
+    assert (len(batch[3]), right, list(batch[3][:right])) == (20, 5, [1.0] * 5)
+    near, wide, voxels, answers = train_nodules.hardest(Bright(), batch)
+    brightness = batch[0].mean((1, 2, 3, 4))
+    wanted = torch.cat([torch.arange(8), 8 + torch.argsort(brightness[8:], descending=True)[:4]])
+    for kept, drawn in zip((near, wide, voxels, answers), batch, strict=True):
+        assert torch.equal(kept, drawn[wanted])
+
+
 def test_the_weights_kept_are_an_average_of_the_last_steps(tmp_path: Path) -> None:
     """They follow the network slowly: after two steps they lie between its first and its present weights."""
     torch.manual_seed(0)

@@ -246,7 +246,15 @@ def test_rows_are_what_one_counts_by_hand(tmp_path: Path) -> None:
     assert value("false marks at the operating point") == 0.5
     assert value("... 8 to 12 mm, found there") == 0.5
     assert rows["false marks at the operating point"].values.keys() == {"model"}
-    assert "| ... spiculated, at 1 | 2 | 1.000 (1.00-1.00) | 0.000" in report.table("group", list(rows.values()), results)
+    # Nothing of spiculated nodules is found above 0.97, one of two over 0.6 (1/2), both from there on.
+    assert value("... spiculated, score") == pytest.approx((0.5 + 0.5 + 1.0 + 4 * 1.0) / 7)
+    assert value("... spiculated, score", "baseline") == pytest.approx((0 + 0 + 0 + 0 + 1 + 1 + 1) / 7)
+    ahead = rows["... spiculated, score"].ahead
+    assert ahead is not None
+    assert ahead.value == pytest.approx(value("... spiculated, score") - value("... spiculated, score", "baseline"))
+    assert ahead.low <= ahead.value <= ahead.high
+    assert rows["false marks at the operating point"].ahead is None
+    assert "| ... spiculated, at 1 | 2 | 1.000 (1.00 to 1.00) | 0.000" in report.table("group", list(rows.values()), results)
     json.dumps(report.facts(list(rows.values())), allow_nan=False)
     pictures.curves({"group": results}, tmp_path / "froc.png")
     pictures.robustness({"noise": {1.0: list(rows.values()), 2.0: list(rows.values())}}, ("lung Dice",), tmp_path / "robust.png")

@@ -25,11 +25,15 @@ Figure = Callable[[Sequence[Result]], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure by judge, and how many lungs, lesions or scans it rests on."""
+    """One figure by judge, and how many lungs, lesions or scans it rests on.
+
+    ahead  the first judge's figure less the second's, its interval over the same resamples of both; None where only one has a figure
+    """
 
     name: str
     among: int
     values: Mapping[str, Interval]
+    ahead: Interval | None = None
 
 
 def classes() -> dict[str, Of]:
@@ -48,7 +52,8 @@ def classes() -> dict[str, Of]:
 def rows(results: Results, threshold: float) -> list[Row]:
     """Give the rows of a group of scans that every judge saw; `threshold` is the operating point of the judge "model".
 
-    Classes are told for every judge at its own threshold that leaves COMPARED_AT false marks a scan, so that they can be compared.
+    Classes are told for every judge at its own thresholds, those that leave as many false marks a scan, so that they can be compared:
+    at COMPARED_AT, and as the mean over froc.RATES, which is LUNA16's score.
     """
     some = next(iter(results.values()))
     lesions = [lesion for result in some for lesion in result.lesions]
@@ -58,6 +63,7 @@ def rows(results: Results, threshold: float) -> list[Row]:
     if among:
         found += [_row(f"sensitivity at {rate:g} false marks", among, results, _at(rate, counted)) for rate in froc.RATES]
     found += [_row(f"... {name}, at {COMPARED_AT:g}", n, results, _at(COMPARED_AT, of)) for name, (of, n) in known.items() if n]
+    found += [_row(f"... {name}, score", n, results, _score(of)) for name, (of, n) in known.items() if n]
     own = {judge: given for judge, given in results.items() if judge == "model"}
     found.append(_row("false marks at the operating point", len(some), own, lambda given: froc.false_rate(_readings(given), threshold)))
     found += [_row(f"... {name}, found there", n, own, _above(threshold, of)) for name, (of, n) in known.items() if n]
@@ -84,13 +90,28 @@ def _lung_rows(results: Results) -> list[Row]:
 def _row(name: str, among: int, results: Results, figure: Figure, *, resampled: bool = True) -> Row:
     if resampled:
         values = {judge: interval.bootstrap(given, figure, RESAMPLES)[0] for judge, given in results.items()}
+        if len(results) == 2:
+            return Row(name=name, among=among, values=values, ahead=_ahead(results, figure))
     else:
         values = {judge: Interval(value=figure(given), low=NAN, high=NAN) for judge, given in results.items()}
     return Row(name=name, among=among, values=values)
 
 
+def _ahead(results: Results, figure: Figure) -> Interval:
+    first, second = results.values()
+
+    def difference(pairs: Sequence[tuple[Result, Result]]) -> float:
+        return figure([pair[0] for pair in pairs]) - figure([pair[1] for pair in pairs])
+
+    return interval.bootstrap(list(zip(first, second, strict=True)), difference, RESAMPLES)[0]
+
+
 def _at(rate: float, of: Of) -> Figure:
     return lambda given: froc.at_rates(_readings(given), (rate,), of)[0]
+
+
+def _score(of: Of) -> Figure:
+    return lambda given: float(np.mean(froc.at_rates(_readings(given), of=of)))
 
 
 def _above(threshold: float, of: Of) -> Figure:

@@ -18,9 +18,10 @@ def table(title: str, rows: Sequence[Row], results: Mapping[str, Sequence[Result
     judges = list(results)
     some = results[judges[0]]
     lines = [f"### {title}: {len(some)} scans, {sum(len(result.lesions) for result in some)} nodules", ""]
-    lines += ["| figure | of | " + " | ".join(judges) + " |", "|---|---|" + "---|" * len(judges)]
+    lines += ["| figure | of | " + " | ".join(judges) + " | difference |", "|---|---|" + "---|" * (len(judges) + 1)]
     for row in rows:
         cells = [words(row.values[judge]) if judge in row.values else "" for judge in judges]
+        cells.append(words(row.ahead) if row.ahead else "")
         lines.append(f"| {row.name} | {row.among} | " + " | ".join(cells) + " |")
     for judge, given in results.items():
         seconds = sum(result.seconds for result in given) / len(given)
@@ -30,10 +31,10 @@ def table(title: str, rows: Sequence[Row], results: Mapping[str, Sequence[Result
 
 
 def words(value: Interval) -> str:
-    """Say a figure with its interval. Example: 0.912 (0.88-0.94)."""
+    """Say a figure with its interval. Example: 0.912 (0.88 to 0.94)."""
     if math.isnan(value.value):
         return "none"
-    return f"{value.value:.3f}" if math.isnan(value.low) else f"{value.value:.3f} ({value.low:.2f}-{value.high:.2f})"
+    return f"{value.value:.3f}" if math.isnan(value.low) else f"{value.value:.3f} ({value.low:.2f} to {value.high:.2f})"
 
 
 def calibration(group: str, found: Sequence[reliability.Bin]) -> str:
@@ -47,6 +48,7 @@ def facts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Give rows for JSON: a number that is none is null."""
     return [
         {"name": row.name, "among": row.among, "values": {judge: _plain(asdict(value)) for judge, value in row.values.items()}}
+        | ({"ahead": _plain(asdict(row.ahead))} if row.ahead else {})
         for row in rows
     ]
 
