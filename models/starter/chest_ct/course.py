@@ -1,13 +1,22 @@
-"""What both trainings of the chest CT starter share: the course of the learning rate, checkpoints that resume, the report."""
+"""What both trainings of the chest CT starter share: settings, what is drawn ahead, the course of the rate, checkpoints that resume.
+
+There are two settings: "small" is about an hour of two processor cores, "full" more steps of larger batches for a GPU, which is
+the default where there is one. What is learnt from follows from seed and step alone, however many processes draw it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import process_time
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save
@@ -17,9 +26,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models import whole
 from models.grids import windows
 
-REAL_HELP = "a folder of real chest CT without nodules (NIfTI, HU), whose texture is mixed in"
 AVERAGED = 0.995
 """What the averaged weights keep of themselves at each step: they are those of about the last 200."""
+Thing = TypeVar("Thing")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,19 +52,19 @@ class Run:
         self.done += 1
 
 
-def begin(network: nn.Module, checkpoint: Path, start: Path | None = None) -> Run:
-    """Start, from the weights in `start` where given, or go on from the checkpoint where there is one.
+def begin(network: nn.Module, what: Order) -> Run:
+    """Start on the order's device, from its weights where it names some, or go on from the checkpoint where there is one.
 
     The network's channels lie last, which bfloat16 wants.
     """
-    network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # torch's stubs leave it out
-    if start is not None:
-        network.load_state_dict(load_file(start))
+    network = network.to(what.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # torch's stubs leave it out
+    if what.start is not None:
+        network.load_state_dict(load_file(what.start))
     averaging = get_ema_multi_avg_fn(AVERAGED)  # type: ignore[no-untyped-call]
     average = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
     run = Run(network=network, optimiser=torch.optim.AdamW(network.parameters(), weight_decay=0.02), average=average)
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    if what.checkpoint.exists():
+        state = torch.load(what.checkpoint, weights_only=True, map_location=what.device)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         run.optimiser.load_state_dict(state["optimiser"])
@@ -66,7 +75,7 @@ def begin(network: nn.Module, checkpoint: Path, start: Path | None = None) -> Ru
 
 def keep(run: Run, out: Path, checkpoint: Path) -> None:
     """Write averaged weights and checkpoint, each whole or not at all; kernels in half precision, which halves the file."""
-    weights = {name: value.contiguous() for name, value in run.average.module.state_dict().items()}
+    weights = {name: value.cpu().contiguous() for name, value in run.average.module.state_dict().items()}
     network = {name: value.contiguous() for name, value in run.network.state_dict().items()}
     state = {"network": network, "average": run.average.state_dict(), "optimiser": run.optimiser.state_dict(), "step": run.done}
     content = io.BytesIO()
@@ -119,28 +128,31 @@ def report(run: Run, steps: int, losses: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a training is asked to do: where the weights and the checkpoint lie, and before which step to stop.
+    """What a training is asked to do: where the weights and the checkpoint lie, on which device and how much is trained.
 
+    until  before which step to stop; None for the setting's last
     start  weights to begin from
     real   a folder of real CT scans (NIfTI) whose texture is mixed in
     """
 
     out: Path
     checkpoint: Path
-    until: int
+    device: str = "cpu"
+    setting: str = "small"
+    until: int | None = None
     start: Path | None = None
     real: Path | None = None
 
 
-def order(about: str, out: Path, steps: int) -> Order:
+def order(about: str, out: Path) -> Order:
     """Read a training's command line, and set the number of threads."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--checkpoint", type=Path, help="by default beside --out")
-    parser.add_argument("--until", type=int, default=steps, help="stop after this step; the next run goes on")
+    parser.add_argument("--until", type=int, help="stop after this step; the next run goes on")
     parser.add_argument("--start", type=Path, help="weights to begin from")
-    parser.add_argument("--real", type=Path, help=REAL_HELP)
     parser.add_argument("--threads", type=int, default=1, help="another number rounds sums differently")
+    add_common(parser)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     return Order(
@@ -148,5 +160,53 @@ def order(about: str, out: Path, steps: int) -> Order:
         checkpoint=given.checkpoint or given.out.with_suffix(".checkpoint"),
         until=given.until,
         start=given.start,
-        real=given.real,
+        **common(given),
     )
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add what the command for both trainings takes too."""
+    parser.add_argument("--real", type=Path, help="a folder of real chest CT without nodules (NIfTI, HU), whose texture is mixed in")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="by default the GPU where there is one")
+    parser.add_argument("--setting", choices=("small", "full"), help="by default full on a GPU, small elsewhere")
+
+
+def common(given: argparse.Namespace) -> dict[str, Any]:
+    """Give of a command line what `add_common` asked for, its defaults by the machine."""
+    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return {"real": given.real, "device": device, "setting": given.setting or ("full" if device == "cuda" else "small")}
+
+
+@dataclass(slots=True, kw_only=True)
+class Pool(Generic[Thing]):
+    """What lessons are taken from: the last `size` things, the oldest replaced every `renew_every` steps.
+
+    draw    draws the thing of a number, in another process; what it draws follows from the number alone
+    at_once how many there are at the first step, so that training begins at once
+    """
+
+    draw: Callable[[int], Thing]
+    beside: Executor
+    size: int
+    renew_every: int
+    at_once: int
+    ahead: int
+    known: dict[int, Future[Thing]] = field(default_factory=dict)
+
+    def at(self, step: int) -> list[Thing]:
+        """Give the things of a step, and have the next ones drawn."""
+        last = step // self.renew_every + self.at_once
+        wanted = range(max(0, last - self.size), last)
+        self.known = {number: kept for number, kept in self.known.items() if number >= wanted.start}
+        for number in range(wanted.start, last + self.ahead):
+            if number not in self.known:
+                self.known[number] = self.beside.submit(self.draw, number)
+        return [self.known[number].result() for number in wanted]
+
+
+@contextmanager
+def beside(setting: str) -> Iterator[tuple[Executor, int]]:
+    """Give processes that draw, and how many: one for the small setting, all cores but one for the full one."""
+    count = max(1, (os.cpu_count() or 2) - 1) if setting == "full" else 1
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as found:
+        yield found, count

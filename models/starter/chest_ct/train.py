@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from models.starter.chest_ct import train_lungs, train_nodules
-from models.starter.chest_ct.course import REAL_HELP, Order
+from models.starter.chest_ct.course import Order, add_common, common
 
 HERE = Path(__file__).parent
 
@@ -22,12 +22,12 @@ HERE = Path(__file__).parent
 def main() -> None:
     """Train the lungs, then the nodules, into the card's folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real", type=Path, help=REAL_HELP)
-    real = parser.parse_args().real
+    add_common(parser)
+    shared = common(parser.parse_args())
     torch.set_num_threads(1)
     for name, part in (("lungs", train_lungs), ("nodules", train_nodules)):
         out = HERE / f"{name}.safetensors"
-        part.train(Order(out=out, checkpoint=out.with_suffix(".checkpoint"), until=part.STEPS, real=real))
+        part.train(Order(out=out, checkpoint=out.with_suffix(".checkpoint"), **shared))
 
 
 if __name__ == "__main__":

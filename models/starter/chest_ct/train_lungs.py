@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,35 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.starter.chest_ct.course import Order, Rate, Run, begin, descend, forward, keep, order, report, within
+from models.starter.chest_ct import course
+from models.starter.chest_ct.course import Order, Pool, Rate, Run, begin, descend, forward, keep, order, report, within
 from models.starter.chest_ct.generator import Scan, draw, draw_other
+from models.vocabulary import Triple
 
 SEED = 20_280
 FIRST_SCAN = 50_000
-POOL = 16
-RENEW_EVERY = 3
+POOL, RENEW_EVERY, AT_ONCE, AHEAD = 16, 3, 3, 3
 PATCH = (96, 112, 144)
 LOWEST_RATE = 3e-6
 # (steps, share of patches cut through the lungs, peak of the rate): first whole chests, then also small fields of view.
 STAGES = ((400, 0.0, 3e-3), (300, 0.5, 3e-3), (750, 0.35, 2e-3))
-STEPS = sum(steps for steps, _, _ in STAGES)
 CARD = Path(__file__).with_name("card.toml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How much is trained: patches a step, and how many times as long each stage lasts."""
+
+    batch: int
+    longer: int
+
+    @property
+    def steps(self) -> int:
+        """How many steps all stages have."""
+        return self.longer * sum(steps for steps, _, _ in STAGES)
+
+
+SETTINGS = {"small": Setting(batch=1, longer=1), "full": Setting(batch=4, longer=3)}
 
 
 def options() -> dict[str, Any]:
@@ -51,23 +68,10 @@ def build(settings: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-@dataclass(slots=True)
-class Pool:
-    """The scans patches are cut from: POOL of them, the oldest replaced every RENEW_EVERY steps."""
-
-    spacing_mm: tuple[float, float, float]
-    scans: dict[int, Scan] = field(default_factory=dict)
-
-    def at(self, step: int) -> list[Scan]:
-        """Give the scans of a step."""
-        last = step // RENEW_EVERY + 3
-        wanted = range(max(0, last - POOL), last)
-        self.scans = {number: scan for number, scan in self.scans.items() if number in wanted}
-        for number in wanted:
-            if number not in self.scans:
-                seed = FIRST_SCAN + number
-                self.scans[number] = draw_other(seed, self.spacing_mm) if number % 10 == 9 else draw(seed, self.spacing_mm, belly=0.1)
-        return [self.scans[number] for number in wanted]
+def scan_at(spacing_mm: Triple, number: int) -> Scan:
+    """Draw a whole scan; every tenth shows no lung."""
+    seed = FIRST_SCAN + number
+    return draw_other(seed, spacing_mm) if number % 10 == 9 else draw(seed, spacing_mm, belly=0.1)
 
 
 def cut(rng: np.random.Generator, scan: Scan, settings: Mapping[str, Any], patch: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -84,11 +88,11 @@ def cut(rng: np.random.Generator, scan: Scan, settings: Mapping[str, Any], patch
     return scaled[None], torch.from_numpy(organs.astype(np.int64).copy())
 
 
-def stage_at(step: int) -> tuple[float, float]:
+def stage_at(step: int, longer: int = 1) -> tuple[float, float]:
     """Give the learning rate of a step, which rises and falls in each stage, and its share of cut patches."""
-    stage, at = within(step, [steps for steps, _, _ in STAGES])
+    stage, at = within(step, [longer * steps for steps, _, _ in STAGES])
     steps, share, peak = STAGES[stage]
-    return Rate(peak=peak, lowest=LOWEST_RATE).at(at, steps), share
+    return Rate(peak=peak, lowest=LOWEST_RATE).at(at, longer * steps), share
 
 
 def narrowed(rng: np.random.Generator, image: Tensor, organs: Tensor) -> None:
@@ -127,11 +131,23 @@ def loss_of(output: Tensor, wanted: Tensor) -> Tensor:
     return functional.cross_entropy(output, wanted) + (1 - overlap[1:].mean())
 
 
-def train_step(run: Run, image: Tensor, organs: Tensor) -> float:
+def batch_of(scans: list[Scan], step: int, share: float, settings: Mapping[str, Any], count: int = 1) -> tuple[Tensor, Tensor]:
+    """Cut patches of a step, images (n, 1, z, y, x) and classes (n, z, y, x), that share of them narrowed."""
+    rng, cuts = np.random.default_rng([SEED, step]), []
+    for _ in range(count):
+        image, organs = cut(rng, scans[int(rng.integers(len(scans)))], settings, PATCH)
+        if rng.random() < share:
+            narrowed(rng, image, organs)
+        cuts.append((image, organs))
+    images, classes = zip(*cuts, strict=True)
+    return torch.stack(images), torch.stack(classes)
+
+
+def train_step(run: Run, images: Tensor, organs: Tensor) -> float:
     """Take one step; give the loss before it."""
     run.network.train()
-    with forward():
-        output = run.network(image)
+    with forward(images.device.type):
+        output = run.network(images.contiguous(memory_format=torch.channels_last_3d))
     loss = loss_of(output.float(), organs)
     descend(run.network, run.optimiser, loss)
     return float(loss.detach())
@@ -139,23 +155,22 @@ def train_step(run: Run, image: Tensor, organs: Tensor) -> float:
 
 def train(what: Order) -> None:
     """Run the recipe and write the weights."""
-    settings = options()
+    settings, setting, recent = options(), SETTINGS[what.setting], []
     torch.manual_seed(SEED)
-    run = begin(build(settings), what.checkpoint, what.start)
-    pool, recent = Pool(spacing_mm=tuple(settings["spacing_mm"])), []
-    for step in range(run.done, what.until):
-        rate, share = stage_at(step)
-        run.rate(rate)
-        rng, scans = np.random.default_rng([SEED, step]), pool.at(step)
-        image, organs = cut(rng, scans[int(rng.integers(len(scans)))], settings, PATCH)
-        if rng.random() < share:
-            narrowed(rng, image, organs)
-        recent.append(train_step(run, image[None].contiguous(memory_format=torch.channels_last_3d), organs[None]))
-        run.stepped()
-        report(run, STEPS, {"lungs": float(np.mean(recent[-50:]))})
-        if run.done % 100 == 0 or run.done == what.until:
-            keep(run, what.out, what.checkpoint)
+    run, until = begin(build(settings), what), what.until or setting.steps
+    with course.beside(what.setting) as (others, count):
+        draw_at = partial(scan_at, tuple(settings["spacing_mm"]))
+        pool = Pool(draw=draw_at, beside=others, size=POOL, renew_every=RENEW_EVERY, at_once=AT_ONCE, ahead=max(AHEAD, 2 * count))
+        for step in range(run.done, until):
+            rate, share = stage_at(step, setting.longer)
+            run.rate(rate)
+            images, organs = batch_of(pool.at(step), step, share, settings, setting.batch)
+            recent.append(train_step(run, images.to(what.device), organs.to(what.device)))
+            run.stepped()
+            report(run, setting.steps, {"lungs": float(np.mean(recent[-50:]))})
+            if run.done % 100 == 0 or run.done == until:
+                keep(run, what.out, what.checkpoint)
 
 
 if __name__ == "__main__":
-    train(order(str(__doc__), CARD.with_name("lungs.safetensors"), STEPS))
+    train(order(str(__doc__), CARD.with_name("lungs.safetensors")))

@@ -9,9 +9,8 @@ processor has matrix units for bfloat16 the forward pass uses them, five times a
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,62 +20,62 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.chest.patchnet import PatchNet
-from models.starter.chest_ct.course import Order, Rate, Run, begin, descend, forward, keep, order, report
+from models.starter.chest_ct import course
+from models.starter.chest_ct.course import Order, Pool, Rate, Run, begin, descend, forward, keep, order, report
 from models.starter.chest_ct.lessons import Lessons, block, lessons_of
 from models.starter.chest_ct.real import Texture, textures
 
 SEED = 20_270
 FIRST_BLOCK = 100_000
-BLOCKS = 40
-RENEW_EVERY = 5
-AHEAD = 6
-BATCH, RIGHT_SHARE = 32, 0.4
-# Of a batch's wrong places BY_CHANCE are any; the rest are those the network thinks likeliest among EXTRA more: most are easy.
-EXTRA, BY_CHANCE = 48, 7
-STEPS = 6000
+BLOCKS, AT_ONCE, AHEAD = 40, 4, 6
 RATE = Rate(peak=2e-3, lowest=1e-6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How much is trained: steps, places a batch, and by how many steps a block is replaced.
+
+    Of a batch's wrong places `by_chance` are any; the others are those the network thinks likeliest among `extra` more: most are easy.
+    """
+
+    steps: int
+    batch: int
+    extra: int
+    by_chance: int
+    renew_every: int
+
+
+SETTINGS = {
+    "small": Setting(steps=6000, batch=32, extra=48, by_chance=7, renew_every=5),
+    "full": Setting(steps=10_000, batch=96, extra=144, by_chance=21, renew_every=1),
+}
+BATCH, RIGHT_SHARE = 32, 0.4
 
 # Near and wide cubes, nodule voxels, (n, 1, SIDE, SIDE, SIDE) each, and answers (n,).
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-@dataclass(slots=True)
-class Pool:
-    """The blocks lessons are taken from: BLOCKS of them, the oldest replaced every RENEW_EVERY steps.
-
-    A second process draws the next ones ahead; what it draws follows from their numbers alone.
-    """
-
-    known: tuple[Texture, ...]
-    beside: Executor
-    blocks: dict[int, Future[Lessons]] = field(default_factory=dict)
-
-    def at(self, step: int) -> list[Lessons]:
-        """Give the blocks of a step; at the start they are few, so that training begins at once."""
-        last = step // RENEW_EVERY + 4
-        wanted = range(max(0, last - BLOCKS), last)
-        self.blocks = {number: kept for number, kept in self.blocks.items() if number >= wanted.start}
-        for number in range(wanted.start, last + AHEAD):
-            if number not in self.blocks:
-                self.blocks[number] = self.beside.submit(_lessons, FIRST_BLOCK + number, self.known)
-        return [self.blocks[number].result() for number in wanted]
+@cache
+def _known(folder: Path) -> tuple[Texture, ...]:
+    return textures(folder)  # read once in each process that draws
 
 
-def _lessons(seed: int, known: tuple[Texture, ...]) -> Lessons:
-    torch.set_num_threads(1)
-    return lessons_of(block(seed, known), seed)
+def lessons_at(real: Path | None, number: int) -> Lessons:
+    """Draw a block, some of them of a folder's real texture, and take its lessons."""
+    seed = FIRST_BLOCK + number
+    return lessons_of(block(seed, () if real is None else _known(real)), seed)
 
 
-def batch_of(blocks: list[Lessons], step: int, extra: int = 0) -> Batch:
+def batch_of(blocks: list[Lessons], step: int, batch: int = BATCH, extra: int = 0) -> Batch:
     """Draw a batch: near and wide cubes in 0..1, nodule voxels, answers; turned and mirrored, brighter or noisier.
 
     Right places come first, then wrong ones, `extra` of which are more than a batch holds.
     """
     rng = np.random.default_rng([SEED, step])
     picked: list[tuple[Tensor, Tensor, Tensor, float]] = []
-    while len(picked) < BATCH + extra:
+    while len(picked) < batch + extra:
         lessons = blocks[int(rng.integers(len(blocks)))]
-        wanted = 1.0 if len(picked) < BATCH * RIGHT_SHARE else 0.0
+        wanted = 1.0 if len(picked) < batch * RIGHT_SHARE else 0.0
         choices = torch.nonzero(lessons.answer == wanted).squeeze(1)
         if len(choices):
             index = int(choices[int(rng.integers(len(choices)))])
@@ -91,15 +90,15 @@ def batch_of(blocks: list[Lessons], step: int, extra: int = 0) -> Batch:
     return near, (wide * gain + shift).clamp(0, 1), voxels, torch.tensor([entry[3] for entry in picked])
 
 
-def hardest(network: nn.Module, batch: Batch) -> Batch:
-    """Keep of a batch with extra wrong places as many as a batch holds: the right ones, some wrong by chance, and the likeliest wrong."""
+def hardest(network: nn.Module, batch: Batch, setting: Setting) -> Batch:
+    """Keep of a batch with extra wrong places as many as it should hold: the right ones, some wrong by chance, and the likeliest wrong."""
     near, wide, voxels, answers = batch
-    start = min(BATCH, int(answers.sum()) + BY_CHANCE)
+    start = min(setting.batch, int(answers.sum()) + setting.by_chance)
     network.eval()
-    with torch.no_grad(), forward():
+    with torch.no_grad(), forward(near.device.type):
         logits, _ = network(near[start:].contiguous(), wide[start:].contiguous())
-    likeliest = torch.sort(logits.float(), descending=True, stable=True).indices[: BATCH - start]
-    kept = torch.cat([torch.arange(start), start + likeliest])
+    likeliest = torch.sort(logits.float(), descending=True, stable=True).indices[: setting.batch - start]
+    kept = torch.cat([torch.arange(start, device=near.device), start + likeliest])
     return near[kept], wide[kept], voxels[kept], answers[kept]
 
 
@@ -127,7 +126,7 @@ def train_step(run: Run, batch: Batch) -> tuple[float, float, float]:
     """Take one step; give the two losses before it, and the share of right answers."""
     near, wide, voxels, answers = batch
     run.network.train()
-    with forward():
+    with forward(near.device.type):
         logits, masks = run.network(near.contiguous(), wide.contiguous())
     judged, painted = loss_of(logits.float(), masks.float(), voxels, answers)
     descend(run.network, run.optimiser, judged + 0.5 * painted)
@@ -138,28 +137,33 @@ def train_step(run: Run, batch: Batch) -> tuple[float, float, float]:
 def train(what: Order) -> None:
     """Run the recipe and write the weights."""
     torch.manual_seed(SEED)
-    run = begin(PatchNet(), what.checkpoint, what.start)
-    known = () if what.real is None else textures(what.real)
-    with _beside() as beside:
-        _steps(run, Pool(known=known, beside=beside), what)
+    run, setting = begin(PatchNet(), what), SETTINGS[what.setting]
+    with course.beside(what.setting) as (others, count):
+        blocks = Pool(
+            draw=partial(lessons_at, what.real),
+            beside=others,
+            size=BLOCKS,
+            renew_every=setting.renew_every,
+            at_once=AT_ONCE,
+            ahead=max(AHEAD, 2 * count),
+        )
+        _steps(run, blocks, what, setting)
 
 
-def _beside() -> Executor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-
-
-def _steps(run: Run, pool: Pool, what: Order) -> None:
-    recent = []
-    for step in range(run.done, what.until):
-        run.rate(RATE.at(step, STEPS))
+def _steps(run: Run, blocks: Pool[Lessons], what: Order, setting: Setting) -> None:
+    recent, until = [], what.until or setting.steps
+    for step in range(run.done, until):
+        run.rate(RATE.at(step, setting.steps))
         torch.manual_seed(SEED + step)
-        recent.append(train_step(run, hardest(run.network, batch_of(pool.at(step), step, EXTRA))))
+        drawn = batch_of(blocks.at(step), step, setting.batch, setting.extra)
+        near, wide, voxels, answers = (part.to(what.device) for part in drawn)
+        recent.append(train_step(run, hardest(run.network, (near, wide, voxels, answers), setting)))
         run.stepped()
         judged, painted, right = np.mean(recent[-100:], axis=0)
-        report(run, STEPS, {"judged": float(judged), "painted": float(painted), "right": float(right)})
-        if run.done % 100 == 0 or run.done == what.until:
+        report(run, setting.steps, {"judged": float(judged), "painted": float(painted), "right": float(right)})
+        if run.done % 100 == 0 or run.done == until:
             keep(run, what.out, what.checkpoint)
 
 
 if __name__ == "__main__":
-    train(order(str(__doc__), Path(__file__).with_name("nodules.safetensors"), STEPS))
+    train(order(str(__doc__), Path(__file__).with_name("nodules.safetensors")))

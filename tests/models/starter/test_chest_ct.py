@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 
 from models import card, registry
-from models.starter.chest_ct import calibrate, lessons, real, train_lungs, train_nodules
+from models.starter.chest_ct import calibrate, course, lessons, real, train_lungs, train_nodules
 from models.starter.chest_ct.body import View
 from models.starter.chest_ct.course import Order, Rate, begin, keep
 from models.starter.chest_ct.evaluation import baseline, cases
@@ -76,8 +78,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_lungs, "draw", lambda seed, _spacing, belly: draw(seed, (9.0, 9.0, 9.0), belly=belly))
     monkeypatch.setattr(train_lungs, "PATCH", (16, 32, 32))
     monkeypatch.setattr(train_nodules, "block", lambda _seed, _known: _block())
-    monkeypatch.setattr(train_nodules, "_beside", lambda: ThreadPoolExecutor(1))  # another process would not see what is replaced here
-    monkeypatch.setattr(train_nodules, "BATCH", 6)
+    few = train_nodules.Setting(steps=8, batch=6, extra=4, by_chance=1, renew_every=2)
+    monkeypatch.setitem(train_nodules.SETTINGS, "small", few)
+
+    @contextmanager
+    def beside(_setting: str) -> Iterator[tuple[Executor, int]]:
+        with ThreadPoolExecutor(1) as threads:  # another process would not see what is replaced here
+            yield threads, 1
+
+    monkeypatch.setattr(course, "beside", beside)
 
 
 @pytest.mark.usefixtures("quick")
@@ -100,7 +109,7 @@ def test_some_lessons_are_learnt() -> None:
     """A few steps of the recipe on one batch lower its loss."""
     torch.manual_seed(0)
     batch = train_nodules.batch_of([lessons.lessons_of(_block(), 1)], 0)
-    run = train_nodules.begin(train_nodules.PatchNet(), Path("no checkpoint"))
+    run = train_nodules.begin(train_nodules.PatchNet(), Order(out=Path("none"), checkpoint=Path("no checkpoint")))
     run.rate(2e-3)
     before = train_nodules.train_step(run, batch)
     for _ in range(6):
@@ -108,19 +117,18 @@ def test_some_lessons_are_learnt() -> None:
     assert sum(after[:2]) < 0.8 * sum(before[:2])
 
 
-def test_of_extra_wrong_places_the_likeliest_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_extra_wrong_places_the_likeliest_are_learnt() -> None:
     """Right places and some wrong ones by chance stay; of the others the network judges, those it takes for nodules are kept."""
 
     class Bright(torch.nn.Module):
         def forward(self, near: torch.Tensor, _wide: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return near.mean((1, 2, 3, 4)), near
 
-    monkeypatch.setattr(train_nodules, "BATCH", 12)
-    monkeypatch.setattr(train_nodules, "BY_CHANCE", 3)
-    batch = train_nodules.batch_of([lessons.lessons_of(_block(), 1)], 0, extra=8)
+    setting = train_nodules.Setting(steps=1, batch=12, extra=8, by_chance=3, renew_every=1)
+    batch = train_nodules.batch_of([lessons.lessons_of(_block(), 1)], 0, setting.batch, setting.extra)
     right = int(batch[3].sum())
     assert (len(batch[3]), right, list(batch[3][:right])) == (20, 5, [1.0] * 5)
-    near, wide, voxels, answers = train_nodules.hardest(Bright(), batch)
+    near, wide, voxels, answers = train_nodules.hardest(Bright(), batch, setting)
     brightness = batch[0].mean((1, 2, 3, 4))
     wanted = torch.cat([torch.arange(8), 8 + torch.argsort(brightness[8:], descending=True)[:4]])
     for kept, drawn in zip((near, wide, voxels, answers), batch, strict=True):
@@ -130,7 +138,7 @@ def test_of_extra_wrong_places_the_likeliest_are_learnt(monkeypatch: pytest.Monk
 def test_the_weights_kept_are_an_average_of_the_last_steps(tmp_path: Path) -> None:
     """They follow the network slowly: after two steps they lie between its first and its present weights."""
     torch.manual_seed(0)
-    run = begin(torch.nn.Conv3d(1, 1, 1), tmp_path / "none")
+    run = begin(torch.nn.Conv3d(1, 1, 1), Order(out=tmp_path / "none", checkpoint=tmp_path / "no checkpoint"))
     first = run.network.weight.item()
     for _ in range(2):
         run.network.weight.data.add_(1.0)

@@ -9,12 +9,12 @@ from PIL import Image
 from torch import nn
 
 from models.starter.chest_ct import curves
-from models.starter.chest_ct.course import begin, report
+from models.starter.chest_ct.course import Order, begin, report
 
 
 def test_what_a_training_reports_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each line that `report` prints is one point; steps done twice count once, and other lines are passed over."""
-    run = begin(nn.Conv3d(1, 1, 1), tmp_path / "none.checkpoint")
+    run = begin(nn.Conv3d(1, 1, 1), Order(out=tmp_path / "none", checkpoint=tmp_path / "none.checkpoint"))
     for run.done, lungs in ((20, 0.5), (40, 0.4), (41, 9.0), (40, 0.25)):
         report(run, 700, {"lungs": lungs})
     report(run, 1350, {"judged": 0.1, "painted": 0.2, "right": 0.95})
