@@ -110,11 +110,19 @@ def real(path: Path, number: int) -> Case:
     Raises ValueError where the file shows no lung, or the balls find no room.
     """
     hu, spacing_mm = read_hu(path)
-    grid = Grid(shape=(hu.shape[0], hu.shape[1], hu.shape[2]), origin_mm=(0.0, 0.0, 0.0), axes=AXES, spacing_mm=spacing_mm)
     nodules = np.zeros(hu.shape, bool)
-    lesions = _draw_balls(hu, grid, np.random.default_rng([number, 41]), nodules, path.name) if number else ()
-    volume = Volume(array=np.clip(np.rint(hu), -1024, 3071).astype(np.int16), grid=grid, unit="HU", modality="CT")
-    return Case(volume=volume, lungs=None, nodules=nodules, lesions=lesions)
+    lesions = _draw_balls(hu, grid_of(hu, spacing_mm), np.random.default_rng([number, 41]), nodules, path.name) if number else ()
+    return Case(volume=volume_of(hu, spacing_mm), lungs=None, nodules=nodules, lesions=lesions)
+
+
+def volume_of(hu: NDArray[np.float32], spacing_mm: Triple) -> Volume:
+    """Give a real scan's HU, (z, y, x) to the head, the back and the patient's left, as the node would hold it."""
+    return Volume(array=np.clip(np.rint(hu), -1024, 3071).astype(np.int16), grid=grid_of(hu, spacing_mm), unit="HU", modality="CT")
+
+
+def grid_of(hu: NDArray[np.float32], spacing_mm: Triple) -> Grid:
+    """Give the grid of a real scan, whose place in the room nobody needs to know."""
+    return Grid(shape=(hu.shape[0], hu.shape[1], hu.shape[2]), origin_mm=(0.0, 0.0, 0.0), axes=AXES, spacing_mm=spacing_mm)
 
 
 def _draw_balls(hu: NDArray[np.float32], grid: Grid, rng: np.random.Generator, nodules: NDArray[np.bool_], name: str) -> tuple[Lesion, ...]:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.evaluation.froc import Lesion
-from models.starter.chest_ct.evaluation.cases import Case
-from models.starter.chest_ct.generator import AXES, LEFT, RIGHT
+from models.starter.chest_ct.evaluation.cases import Case, volume_of
+from models.starter.chest_ct.generator import LEFT, RIGHT
 from models.starter.chest_ct.real import lung_of, read_hu
-from models.vocabulary import Grid, Triple, Volume
+from models.vocabulary import Triple
 
 RADIUS_MM = (18.0, 38.0)
 CLOSING_MM = 6.0
@@ -48,10 +48,8 @@ def ill(path: Path, number: int) -> Case:
     _fill(hu, lobe & (lungs == side), rng.uniform(40, 90), rng)
     _fill(hu, tumour, rng.uniform(20, 60), rng)
     lungs[tumour | (lobe & (lungs == side))] = 0
-    grid = Grid(shape=_triple_of(hu.shape), origin_mm=(0.0, 0.0, 0.0), axes=AXES, spacing_mm=spacing_mm)
-    volume = Volume(array=np.clip(np.rint(hu), -1024, 3071).astype(np.int16), grid=grid, unit="HU", modality="CT")
     mass = Lesion(centre_mm=(float(centre[2]), float(centre[1]), float(centre[0])), size_mm=2 * radius, kind="mass", counts=False)
-    return Case(volume=volume, lungs=lungs, nodules=np.zeros(hu.shape, bool), lesions=(mass,))
+    return Case(volume=volume_of(hu, spacing_mm), lungs=lungs, nodules=np.zeros(hu.shape, bool), lesions=(mass,))
 
 
 def _lungs(aerated: Mask, spacing_mm: Triple) -> NDArray[np.uint8]:
@@ -83,8 +81,3 @@ def _fill(hu: Floats, where: Mask, level_hu: float, rng: np.random.Generator) ->
     """Turn a part into soft tissue, in place, with an edge about a voxel wide."""
     share = ndimage.gaussian_filter(where.astype(np.float32), 0.6) * (hu < KEPT_HU)
     hu += (np.float32(level_hu) + rng.normal(scale=12, size=hu.shape).astype(np.float32) - hu) * share
-
-
-def _triple_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    z, y, x = shape
-    return z, y, x
