@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 
+from models.chest import candidates, nodules
 from models.chest.patchnet import PatchNet
-from models.starter.chest_ct import calibrate
-from models.starter.chest_ct.generator import Scan
+from models.starter.chest_ct import calibrate, lessons
+from models.starter.chest_ct.body import View
+from models.starter.chest_ct.generator import Scan, draw_view
 
 BLOCKS = 8
-FIRST_BLOCK = 400
-"""Numbers of calibrate.block that the starter's own calibration does not use."""
+FIRST_SEED = 800_400
+"""Generated blocks have seeds that neither the starter's training nor its calibration nor its evaluation uses."""
+RULE = nodules.Rule(label=3, threshold=0.5, calibration=(1.0, 0.0), doubt=0.05, batch=32, min_volume_ml=0.0)
+LIMIT = 120
+APART_MM = 6.0
 LEAST_RIGHT = 5
 
 
@@ -24,12 +30,38 @@ def fitted(network: PatchNet, site: Iterable[Scan], blocks: int) -> tuple[tuple[
     network = network.cpu().eval()
     marks: list[tuple[float, int]] = []
     for number in range(blocks):
-        marks += calibrate.marks_of(network, calibrate.block(FIRST_BLOCK + number))
+        marks += marks_of(network, block(number))
     for scan in site:
-        marks += calibrate.marks_of(network, scan)
+        marks += marks_of(network, scan)
     scores = np.clip([score for score, _ in marks], 1e-6, 1 - 1e-6)
     right = np.array([float(hit > 0) for _, hit in marks])
     if right.sum() < LEAST_RIGHT or right.all():
         return None, len(marks), int(right.sum())
     a, b = calibrate.fit(np.log(scores) - np.log1p(-scores), right)
     return ((round(a, 3), round(b, 3)) if a > 0 else None), len(marks), int(right.sum())
+
+
+def block(number: int) -> Scan:
+    """Draw a block with no, one or two nodules, about what a scan shows."""
+    size = (lessons.SPACING_MM,) * 3
+    return draw_view(FIRST_SEED + number, View(spacing_mm=(size[0], size[1], size[2]), box_mm=lessons.BLOCK_MM), (0, 2))
+
+
+def marks_of(network: PatchNet, scan: Scan) -> list[tuple[float, int]]:
+    """Give each mark's probability and the nodule it lies in: its number, 0 for none; marks that are neither are left out."""
+    hu = scan.volume.array.astype(np.float32)
+    inside = candidates.hull((scan.organs > 0) & (hu < -400), lessons.SPACING_MM)
+    found = candidates.find(hu, inside, lessons.SPACING_MM, LIMIT)
+    with torch.inference_mode():
+        judged = nodules.judge(network, torch.from_numpy(hu), found.voxels, RULE, lambda _share: None)
+    kept: list[nodules.Judged] = []
+    for entry in judged:
+        if all(np.linalg.norm(np.subtract(entry.voxel, other.voxel)) * lessons.SPACING_MM > APART_MM for other in kept):
+            kept.append(entry)
+    answers = lessons.judge(scan, np.array([entry.voxel for entry in kept], dtype=np.int64).reshape(-1, 3))
+    marks = []
+    for entry, answer in zip(kept, answers, strict=True):
+        if answer != lessons.SKIP:
+            near = scan.instances[tuple(slice(max(0, at - 2), at + 3) for at in entry.voxel)]
+            marks.append((entry.probability, int(near.max()) if answer == lessons.RIGHT else 0))
+    return marks

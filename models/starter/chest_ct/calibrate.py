@@ -1,58 +1,62 @@
-"""Fit the probability of the nodule network on generated blocks with few nodules, of seeds that are neither trained nor evaluated on.
+"""Fit the probability of the nodule network on whole generated scans, as the node reads them, neither trained nor evaluated on.
 
-    python -m models.starter.chest_ct.calibrate --blocks 60
+    python -m models.starter.chest_ct.calibrate --scans 30 --processes 2
 
 Training sees nodules far more often than a scan shows them, so its probabilities are too high. Prints (a, b) for the card:
-probability = sigmoid(a * logit + b), and for some thresholds how many nodules of 6 mm stand and how many false marks a litre of lung.
+probability = sigmoid(a * logit + b), and for some thresholds how many nodules of 6 mm stand and how many false marks a scan.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
-from models.chest import candidates, nodules
-from models.chest.patchnet import PatchNet
-from models.starter.chest_ct import lessons
-from models.starter.chest_ct.body import View
-from models.starter.chest_ct.generator import Scan, draw_view
+from models import card
+from models.evaluation import froc
+from models.evaluation.froc import MISSED, Reading
+from models.starter.chest_ct.evaluation import cases, judging, scoring
 
-FIRST_SEED = 800_000
-RULE = nodules.Rule(label=3, threshold=0.5, calibration=(1.0, 0.0), doubt=0.05, batch=32, min_volume_ml=0.0)
-APART_MM = 6.0
+FIRST_SCAN = 200
 COUNTED_MM = 6.0
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Floats = NDArray[np.float64]
 
 
-def block(number: int) -> Scan:
-    """Draw a block with no, one or two nodules, about what a scan shows."""
-    size = (lessons.SPACING_MM,) * 3
-    return draw_view(FIRST_SEED + number, View(spacing_mm=(size[0], size[1], size[2]), box_mm=lessons.BLOCK_MM), (0, 2))
+def reading(path: Path, number: int) -> Reading:
+    """Give what a card's model did on one scan; a scan it declines has no marks."""
+    torch.set_num_threads(1)
+    case = cases.generated(FIRST_SCAN + number, cases.native_mm(FIRST_SCAN + number))
+    result, _ = scoring.score(case, judging.model(card.read(path), "cpu"), ("", str(number), "model"), 1.0)
+    print(f"scan {number}: {len(result.false_marks)} false marks, {result.seconds:.0f} CPU s", file=sys.stderr, flush=True)
+    return result.reading
 
 
-def marks_of(network: PatchNet, scan: Scan) -> list[tuple[float, int]]:
-    """Give each mark's probability and the nodule it lies in: its number, 0 for none; marks that are neither are left out."""
-    hu = scan.volume.array.astype(np.float32)
-    inside = candidates.hull((scan.organs > 0) & (hu < -400), lessons.SPACING_MM)
-    found = candidates.find(hu, inside, lessons.SPACING_MM, 120)
-    with torch.inference_mode():
-        judged = nodules.judge(network, torch.from_numpy(hu), found.voxels, RULE, lambda _share: None)
-    kept: list[nodules.Judged] = []
-    for entry in judged:
-        if all(np.linalg.norm(np.subtract(entry.voxel, other.voxel)) * lessons.SPACING_MM > APART_MM for other in kept):
-            kept.append(entry)
-    answers = lessons.judge(scan, np.array([entry.voxel for entry in kept], dtype=np.int64).reshape(-1, 3))
-    marks = []
-    for entry, answer in zip(kept, answers, strict=True):
-        if answer != lessons.SKIP:
-            near = scan.instances[tuple(slice(max(0, at - 2), at + 3) for at in entry.voxel)]
-            marks.append((entry.probability, int(near.max()) if answer == lessons.RIGHT else 0))
-    return marks
+def marks(readings: Sequence[Reading]) -> tuple[Floats, Floats]:
+    """Give each mark's probability and whether it is right: of a nodule with several, its best alone."""
+    right = [lesion.score for given in readings for lesion in given.lesions if lesion.score != MISSED]
+    wrong = [score for given in readings for score in given.false_marks]
+    return np.array(right + wrong), np.array([1.0] * len(right) + [0.0] * len(wrong))
+
+
+def logits(probabilities: Floats, calibration: tuple[float, float]) -> Floats:
+    """Take probabilities back to what the network said. Example: 0.5 under (2, -3) was a logit of 1.5."""
+    a, b = calibration
+    p = np.clip(probabilities, 1e-9, 1 - 1e-9)
+    return np.asarray((np.log(p) - np.log1p(-p) - b) / a)
+
+
+def probabilities(of: Floats, calibration: tuple[float, float]) -> Floats:
+    """Take logits to probabilities."""
+    a, b = calibration
+    return np.asarray(1 / (1 + np.exp(-(a * of + b))))
 
 
 def fit(logits: Floats, right: Floats) -> tuple[float, float]:
@@ -67,31 +71,33 @@ def fit(logits: Floats, right: Floats) -> tuple[float, float]:
     return float(weights[0]), float(weights[1])
 
 
+def recalibrated(given: Reading, before: tuple[float, float], after: tuple[float, float]) -> Reading:
+    """Give a reading with the probabilities of another calibration."""
+
+    def again(score: float) -> float:
+        return score if score == MISSED else float(probabilities(logits(np.array(score), before), after))
+
+    lesions = tuple(froc.Scored(size_mm=lesion.size_mm, kind=lesion.kind, score=again(lesion.score)) for lesion in given.lesions)
+    return Reading(lesions=lesions, false_marks=tuple(map(again, given.false_marks)))
+
+
 def main() -> None:
-    """Read the command line, fit, print."""
+    """Read the command line, let the card's model read the scans, fit, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=60)
-    parser.add_argument("--weights", type=Path, default=Path(__file__).with_name("nodules.safetensors"))
+    parser.add_argument("--scans", type=int, default=30)
+    parser.add_argument("--card", type=Path, default=judging.CARD)
+    parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
-    network = PatchNet().eval()
-    network.load_state_dict(load_file(given.weights))
-    scores, right, wanted, best, litres = [], [], 0, [], 0.0
-    for number in range(given.blocks):
-        scan = block(number)
-        marks = marks_of(network, scan)
-        scores += [score for score, _ in marks]
-        right += [float(hit > 0) for _, hit in marks]
-        litres += float((scan.organs > 0).sum()) * scan.volume.grid.voxel_mm3 / 1e6
-        counted = [nodule.number for nodule in scan.nodules if nodule.diameter_mm >= COUNTED_MM]
-        best += [max((score for score, hit in marks if hit == number), default=0.0) for number in counted]
-        wanted += len(counted)
-    logits = np.log(np.array(scores)) - np.log1p(-np.clip(scores, 0, 1 - 1e-6))
-    a, b = fit(logits, np.array(right))
-    print(f"calibration = [{a:.3f}, {b:.3f}]  ({len(scores)} marks, {int(sum(right))} of them right, {litres:.1f} litres of lung)")
-    for threshold in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-        cut = 1 / (1 + np.exp(-(np.log(threshold / (1 - threshold)) - b) / a))
-        false = sum(score >= cut for score, hit in zip(scores, right, strict=True) if not hit) / litres
-        print(f"threshold {threshold:.1f}: {np.mean(np.array(best) >= cut):.3f} of {wanted} nodules, {false:.2f} false marks a litre")
+    a, b = card.read(given.card).card.runtime.options["nodules"]["calibration"]
+    with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
+        readings = pool.map(partial(reading, given.card), range(given.scans), chunksize=1)
+    said, right = marks(readings)
+    found = fit(logits(said, (a, b)), right)
+    print(f"calibration = [{found[0]:.3f}, {found[1]:.3f}]  ({len(said)} marks on {len(readings)} scans, {int(right.sum())} of them right)")
+    again = [recalibrated(entry, (a, b), found) for entry in readings]
+    for threshold in THRESHOLDS:
+        stand = froc.sensitivity(again, threshold, lambda lesion: lesion.size_mm >= COUNTED_MM)
+        print(f"threshold {threshold:.1f}: {stand:.3f} of the nodules, {froc.false_rate(again, threshold):.2f} false marks a scan")
 
 
 if __name__ == "__main__":

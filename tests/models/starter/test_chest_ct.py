@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 
 from models import card, registry
+from models.evaluation.froc import MISSED, Reading, Scored
 from models.starter.chest_ct import calibrate, course, lessons, real, train_lungs, train_nodules
 from models.starter.chest_ct.body import View
 from models.starter.chest_ct.course import Order, Rate, begin, keep
@@ -213,6 +214,21 @@ def test_a_probability_is_fitted_to_what_was_right() -> None:
     logits = rng.normal(0, 3, 20_000)
     right = (rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))).astype(float)
     assert calibrate.fit(logits, right) == pytest.approx((0.5, -1.0), abs=0.05)
+
+
+def test_a_new_calibration_moves_probabilities_and_keeps_what_was_missed() -> None:
+    """Of two scans: three marks, the best of each nodule; a probability of 0.5 under (2, -3) was a logit of 1.5."""
+    readings = [
+        Reading(lesions=(Scored(size_mm=8, kind="solid", score=0.5), Scored(size_mm=9, kind="solid", score=MISSED)), false_marks=(0.25,)),
+        Reading(lesions=(), false_marks=(0.75,)),
+    ]
+    said, right = calibrate.marks(readings)
+    assert (said.tolist(), right.tolist()) == ([0.5, 0.25, 0.75], [1.0, 0.0, 0.0])
+    assert calibrate.logits(said, (2.0, -3.0))[0] == pytest.approx(1.5)
+    again = calibrate.recalibrated(readings[0], (2.0, -3.0), (1.0, 0.0))
+    assert [lesion.score for lesion in again.lesions] == pytest.approx([1 / (1 + np.exp(-1.5)), MISSED])
+    back = calibrate.recalibrated(again, (1.0, 0.0), (2.0, -3.0))
+    assert back.false_marks == pytest.approx((0.25,))
 
 
 def test_small_fields_of_view_lose_image_and_truth_alike() -> None:
