@@ -28,13 +28,13 @@ def fitted(network: PatchNet, site: Iterable[Scan], blocks: int) -> tuple[tuple[
     None where fewer than LEAST_RIGHT marks were right, or a larger logit would mean less: then the base's is kept.
     """
     network = network.cpu().eval()
-    marks: list[tuple[float, int]] = []
+    marks: list[tuple[float, bool]] = []
     for number in range(blocks):
         marks += marks_of(network, block(number))
     for scan in site:
         marks += marks_of(network, scan)
     scores = np.clip([score for score, _ in marks], 1e-6, 1 - 1e-6)
-    right = np.array([float(hit > 0) for _, hit in marks])
+    right = np.array([float(hit) for _, hit in marks])
     if right.sum() < LEAST_RIGHT or right.all():
         return None, len(marks), int(right.sum())
     a, b = calibrate.fit(np.log(scores) - np.log1p(-scores), right)
@@ -47,8 +47,8 @@ def block(number: int) -> Scan:
     return draw_view(FIRST_SEED + number, View(spacing_mm=(size[0], size[1], size[2]), box_mm=lessons.BLOCK_MM), (0, 2))
 
 
-def marks_of(network: PatchNet, scan: Scan) -> list[tuple[float, int]]:
-    """Give each mark's probability and the nodule it lies in: its number, 0 for none; marks that are neither are left out."""
+def marks_of(network: PatchNet, scan: Scan) -> list[tuple[float, bool]]:
+    """Give each mark's probability and whether it lies in a nodule; at the rim of one, or in a tiny one, it is neither and left out."""
     hu = scan.volume.array.astype(np.float32)
     inside = candidates.hull((scan.organs > 0) & (hu < -400), lessons.SPACING_MM)
     found = candidates.find(hu, inside, lessons.SPACING_MM, LIMIT)
@@ -59,9 +59,4 @@ def marks_of(network: PatchNet, scan: Scan) -> list[tuple[float, int]]:
         if all(np.linalg.norm(np.subtract(entry.voxel, other.voxel)) * lessons.SPACING_MM > APART_MM for other in kept):
             kept.append(entry)
     answers = lessons.judge(scan, np.array([entry.voxel for entry in kept], dtype=np.int64).reshape(-1, 3))
-    marks = []
-    for entry, answer in zip(kept, answers, strict=True):
-        if answer != lessons.SKIP:
-            near = scan.instances[tuple(slice(max(0, at - 2), at + 3) for at in entry.voxel)]
-            marks.append((entry.probability, int(near.max()) if answer == lessons.RIGHT else 0))
-    return marks
+    return [(entry.probability, answer == lessons.RIGHT) for entry, answer in zip(kept, answers, strict=True) if answer != lessons.SKIP]

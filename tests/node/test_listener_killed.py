@@ -61,13 +61,15 @@ def started(folder: Path) -> tuple[subprocess.Popen[str], int]:
 
 def _end(process: subprocess.Popen[str]) -> str:
     """Kill a process that hangs; gives what the kernel says of its threads."""
-    told = [
-        f"{thread.name} {name}: {(thread / name).read_text()[:200]}"
-        for thread in Path(f"/proc/{process.pid}/task").iterdir()
-        for name in ("comm", "wchan", "syscall")
-    ]
-    process.kill()
-    process.wait()
+    told = []
+    try:
+        for thread in Path(f"/proc/{process.pid}/task").iterdir():
+            told += [f"{thread.name} {name}: {(thread / name).read_text()[:200]}" for name in ("comm", "wchan", "syscall")]
+    except OSError as failure:
+        told.append(str(failure))
+    finally:
+        process.kill()
+        process.wait()
     return "; ".join(told)
 
 

@@ -1,7 +1,7 @@
 """What both trainings of the chest CT starter share: settings, what is drawn ahead, the course of the rate, checkpoints that resume.
 
 There are two settings: "small" is about an hour of two processor cores, "full" more steps of larger batches for a GPU, which is
-the default where there is one. What is learnt from follows from seed and step alone, however many processes draw it.
+the default where there is one. What is drawn follows from its number alone, however many processes draw it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import io
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -28,13 +29,15 @@ from models.grids import windows
 
 AVERAGED = 0.995
 """What the averaged weights keep of themselves at each step: they are those of about the last 200."""
+DRAWERS = 16
 Thing = TypeVar("Thing")
 
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A training under way: the steps done, and the processor seconds earlier processes spent on them."""
+    """A training under way: the steps done of how many, and the processor seconds earlier processes spent on them, without drawing."""
 
+    steps: int
     network: nn.Module
     optimiser: torch.optim.Optimizer
     average: AveragedModel
@@ -52,24 +55,28 @@ class Run:
         self.done += 1
 
 
-def begin(network: nn.Module, what: Order) -> Run:
+def begin(network: nn.Module, what: Order, steps: int) -> Run:
     """Start on the order's device, from its weights where it names some, or go on from the checkpoint where there is one.
 
-    The network's channels lie last, which bfloat16 wants.
+    The network's channels lie last, which bfloat16 wants. Raises ValueError where the checkpoint is of a course of other steps.
     """
     network = network.to(what.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # torch's stubs leave it out
     if what.start is not None:
         network.load_state_dict(load_file(what.start))
     averaging = get_ema_multi_avg_fn(AVERAGED)  # type: ignore[no-untyped-call]
     average = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
-    run = Run(network=network, optimiser=torch.optim.AdamW(network.parameters(), weight_decay=0.02), average=average)
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
+    run = Run(steps=steps, network=network, optimiser=optimiser, average=average)
     if what.checkpoint.exists():
-        state = torch.load(what.checkpoint, weights_only=True, map_location=what.device)
+        state = torch.load(what.checkpoint, weights_only=True, map_location="cpu")
+        if state.get("steps") != steps:
+            told = f"{what.checkpoint.name} is of a course of {state.get('steps', 'other')} steps, this one has {steps}"
+            raise ValueError(f"{told}: remove it, or name another with --checkpoint")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         run.optimiser.load_state_dict(state["optimiser"])
         run.done, run.spent_s = int(state["step"]), float(state["spent_s"]) - process_time()
-        print(f"going on from step {run.done}", flush=True)
+        print(f"going on from step {run.done} of {steps}", flush=True)
     return run
 
 
@@ -78,6 +85,7 @@ def keep(run: Run, out: Path, checkpoint: Path) -> None:
     weights = {name: value.cpu().contiguous() for name, value in run.average.module.state_dict().items()}
     network = {name: value.contiguous() for name, value in run.network.state_dict().items()}
     state = {"network": network, "average": run.average.state_dict(), "optimiser": run.optimiser.state_dict(), "step": run.done}
+    state["steps"] = run.steps
     content = io.BytesIO()
     torch.save(state | {"spent_s": run.spent_s + process_time()}, content)
     whole.write(checkpoint, content.getvalue())
@@ -119,11 +127,11 @@ def descend(network: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) 
     optimiser.step()
 
 
-def report(run: Run, steps: int, losses: Mapping[str, float]) -> None:
+def report(run: Run, losses: Mapping[str, float]) -> None:
     """Print a line every 20 steps."""
     if run.done % 20 == 0:
         said = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        print(f"step {run.done}/{steps}  {said}  {run.spent_s + process_time():.0f} CPU s", flush=True)
+        print(f"step {run.done}/{run.steps}  {said}  {run.spent_s + process_time():.0f} CPU s", flush=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +214,20 @@ class Pool(Generic[Thing]):
 
 @contextmanager
 def beside(setting: str) -> Iterator[tuple[Executor, int]]:
-    """Give processes that draw, and how many: one for the small setting, all cores but one for the full one."""
-    count = max(1, (os.cpu_count() or 2) - 1) if setting == "full" else 1
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as found:
+    """Give processes that draw, and how many: one for the small setting, all cores but one, DRAWERS at most, for the full one.
+
+    They end with the training, also when it breaks off: what is not begun is not drawn.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    count = min(DRAWERS, max(1, cores - 1)) if setting == "full" else 1
+    found = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=alone)
+    try:
         yield found, count
+    finally:
+        found.shutdown(cancel_futures=True)
+
+
+def alone() -> None:
+    """Prepare a process that works for another: one thread, and Ctrl-C is the other's to hear, which ends it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -157,7 +157,7 @@ def train(what: Order) -> None:
     """Run the recipe and write the weights."""
     settings, setting, recent = options(), SETTINGS[what.setting], []
     torch.manual_seed(SEED)
-    run, until = begin(build(settings), what), what.until or setting.steps
+    run, until = begin(build(settings), what, setting.steps), what.until or setting.steps
     with course.beside(what.setting) as (others, count):
         draw_at = partial(scan_at, tuple(settings["spacing_mm"]))
         pool = Pool(draw=draw_at, beside=others, size=POOL, renew_every=RENEW_EVERY, at_once=AT_ONCE, ahead=max(AHEAD, 2 * count))
@@ -167,7 +167,7 @@ def train(what: Order) -> None:
             images, organs = batch_of(pool.at(step), step, share, settings, setting.batch)
             recent.append(train_step(run, images.to(what.device), organs.to(what.device)))
             run.stepped()
-            report(run, setting.steps, {"lungs": float(np.mean(recent[-50:]))})
+            report(run, {"lungs": float(np.mean(recent[-50:]))})
             if run.done % 100 == 0 or run.done == until:
                 keep(run, what.out, what.checkpoint)
 

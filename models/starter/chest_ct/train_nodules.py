@@ -2,9 +2,10 @@
 
     python -m models.starter.chest_ct.train_nodules --out nodules.safetensors
 
-Prints a line every 20 steps. A checkpoint is written every 100 steps, and a run that finds one goes on from there: blocks and
-steps follow from (SEED, step), so that the end is that of one go on one kind of processor with as many threads. Where the
-processor has matrix units for bfloat16 the forward pass uses them, five times as fast.
+Prints a line every 20 steps. A checkpoint is written every 100 steps, and a run that finds one goes on from there: blocks follow
+from their numbers, and what a step takes of them from (SEED, step) and the network, so that on one kind of processor with as many
+threads the end is that of one go; a GPU adds up in no fixed order. Where the processor has matrix units for bfloat16 the forward
+pass uses them, five times as fast.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ SETTINGS = {
     "small": Setting(steps=6000, batch=32, extra=48, by_chance=7, renew_every=5),
     "full": Setting(steps=10_000, batch=96, extra=144, by_chance=21, renew_every=1),
 }
-BATCH, RIGHT_SHARE = 32, 0.4
+RIGHT_SHARE = 0.4
 
 # Near and wide cubes, nodule voxels, (n, 1, SIDE, SIDE, SIDE) each, and answers (n,).
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -66,7 +67,7 @@ def lessons_at(real: Path | None, number: int) -> Lessons:
     return lessons_of(block(seed, () if real is None else _known(real)), seed)
 
 
-def batch_of(blocks: list[Lessons], step: int, batch: int = BATCH, extra: int = 0) -> Batch:
+def batch_of(blocks: list[Lessons], step: int, batch: int = SETTINGS["small"].batch, extra: int = 0) -> Batch:
     """Draw a batch: near and wide cubes in 0..1, nodule voxels, answers; turned and mirrored, brighter or noisier.
 
     Right places come first, then wrong ones, `extra` of which are more than a batch holds.
@@ -137,7 +138,8 @@ def train_step(run: Run, batch: Batch) -> tuple[float, float, float]:
 def train(what: Order) -> None:
     """Run the recipe and write the weights."""
     torch.manual_seed(SEED)
-    run, setting = begin(PatchNet(), what), SETTINGS[what.setting]
+    setting = SETTINGS[what.setting]
+    run = begin(PatchNet(), what, setting.steps)
     with course.beside(what.setting) as (others, count):
         blocks = Pool(
             draw=partial(lessons_at, what.real),
@@ -160,7 +162,7 @@ def _steps(run: Run, blocks: Pool[Lessons], what: Order, setting: Setting) -> No
         recent.append(train_step(run, hardest(run.network, (near, wide, voxels, answers), setting)))
         run.stepped()
         judged, painted, right = np.mean(recent[-100:], axis=0)
-        report(run, setting.steps, {"judged": float(judged), "painted": float(painted), "right": float(right)})
+        report(run, {"judged": float(judged), "painted": float(painted), "right": float(right)})
         if run.done % 100 == 0 or run.done == until:
             keep(run, what.out, what.checkpoint)
 

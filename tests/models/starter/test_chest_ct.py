@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from models import card, registry
 from models.evaluation.froc import MISSED, Reading, Scored
 from models.starter.chest_ct import calibrate, course, lessons, real, train_lungs, train_nodules
 from models.starter.chest_ct.body import View
-from models.starter.chest_ct.course import Order, Rate, begin, keep
+from models.starter.chest_ct.course import Order, Pool, Rate, begin, keep
 from models.starter.chest_ct.evaluation import baseline, cases
 from models.starter.chest_ct.generator import AXES, LEFT, RIGHT, Scan, draw, draw_other, draw_view
 from models.vocabulary import Grid, Model, Prediction, Unfit, Volume
@@ -110,7 +112,7 @@ def test_some_lessons_are_learnt() -> None:
     """A few steps of the recipe on one batch lower its loss."""
     torch.manual_seed(0)
     batch = train_nodules.batch_of([lessons.lessons_of(_block(), 1)], 0)
-    run = train_nodules.begin(train_nodules.PatchNet(), Order(out=Path("none"), checkpoint=Path("no checkpoint")))
+    run = train_nodules.begin(train_nodules.PatchNet(), Order(out=Path("none"), checkpoint=Path("no checkpoint")), 8)
     run.rate(2e-3)
     before = train_nodules.train_step(run, batch)
     for _ in range(6):
@@ -136,10 +138,44 @@ def test_of_extra_wrong_places_the_likeliest_are_learnt() -> None:
         assert torch.equal(kept, drawn[wanted])
 
 
+def test_a_checkpoint_of_another_course_is_refused(tmp_path: Path) -> None:
+    """One of 8 steps goes on as such; for 24 steps it would have taken the rates of another course."""
+    what = Order(out=tmp_path / "out", checkpoint=tmp_path / "checkpoint")
+    keep(begin(torch.nn.Conv3d(1, 1, 1), what, 8), what.out, what.checkpoint)
+    assert begin(torch.nn.Conv3d(1, 1, 1), what, 8).done == 0
+    with pytest.raises(ValueError, match="checkpoint is of a course of 8 steps, this one has 24: remove it"):
+        begin(torch.nn.Conv3d(1, 1, 1), what, 24)
+
+
+def test_other_processes_draw_what_a_step_needs_and_end_with_the_training() -> None:
+    """At first few things, then the last `size`, the oldest replaced; what is not begun when the training ends is not drawn."""
+    with course.beside("small") as (others, count):
+        pool = Pool(draw=math.factorial, beside=others, size=3, renew_every=2, at_once=2, ahead=2)
+        assert count == 1
+        assert pool.at(0) == [1, 1]
+        assert pool.at(2) == [1, 1, 2]
+        assert pool.at(7) == [2, 6, 24]
+        waiting = [others.submit(time.sleep, 0.2) for _ in range(40)]
+    assert sum(entry.cancelled() for entry in waiting) > 30
+    with pytest.raises(RuntimeError, match="shutdown"):
+        others.submit(math.factorial, 1)
+
+
+def test_the_full_setting_is_the_same_course_on_more() -> None:
+    """Three times as long, each stage has the same rates and shares; two patches of a step are other ones, the first that of small."""
+    assert [train_lungs.stage_at(3 * step, 3) for step in (150, 500, 1000)] == [train_lungs.stage_at(step) for step in (150, 500, 1000)]
+    one, organs = train_lungs.batch_of([_scan()], 5, 0.0, train_lungs.options())
+    two, _ = train_lungs.batch_of([_scan()], 5, 0.0, train_lungs.options(), 2)
+    assert one.shape == (1, 1, *train_lungs.PATCH) == (1, 1, *organs.shape[1:])
+    assert torch.equal(one[0], two[0])
+    assert not torch.equal(two[0], two[1])
+    assert train_nodules.SETTINGS["full"].steps > train_nodules.SETTINGS["small"].steps
+
+
 def test_the_weights_kept_are_an_average_of_the_last_steps(tmp_path: Path) -> None:
     """They follow the network slowly: after two steps they lie between its first and its present weights."""
     torch.manual_seed(0)
-    run = begin(torch.nn.Conv3d(1, 1, 1), Order(out=tmp_path / "none", checkpoint=tmp_path / "no checkpoint"))
+    run = begin(torch.nn.Conv3d(1, 1, 1), Order(out=tmp_path / "none", checkpoint=tmp_path / "no checkpoint"), 8)
     first = run.network.weight.item()
     for _ in range(2):
         run.network.weight.data.add_(1.0)
@@ -216,19 +252,18 @@ def test_a_probability_is_fitted_to_what_was_right() -> None:
     assert calibrate.fit(logits, right) == pytest.approx((0.5, -1.0), abs=0.05)
 
 
-def test_a_new_calibration_moves_probabilities_and_keeps_what_was_missed() -> None:
-    """Of two scans: three marks, the best of each nodule; a probability of 0.5 under (2, -3) was a logit of 1.5."""
+def test_a_calibration_turns_scores_to_probabilities_and_keeps_what_was_missed() -> None:
+    """Of two scans: three marks, the best of each nodule; a score of 0.75 is a logit of log 3, under (2, -1) of 2 log 3 - 1."""
     readings = [
-        Reading(lesions=(Scored(size_mm=8, kind="solid", score=0.5), Scored(size_mm=9, kind="solid", score=MISSED)), false_marks=(0.25,)),
-        Reading(lesions=(), false_marks=(0.75,)),
+        Reading(lesions=(Scored(size_mm=8, kind="solid", score=0.75), Scored(size_mm=9, kind="solid", score=MISSED)), false_marks=(0.25,)),
+        Reading(lesions=(), false_marks=(0.5,)),
     ]
     said, right = calibrate.marks(readings)
-    assert (said.tolist(), right.tolist()) == ([0.5, 0.25, 0.75], [1.0, 0.0, 0.0])
-    assert calibrate.logits(said, (2.0, -3.0))[0] == pytest.approx(1.5)
-    again = calibrate.recalibrated(readings[0], (2.0, -3.0), (1.0, 0.0))
-    assert [lesion.score for lesion in again.lesions] == pytest.approx([1 / (1 + np.exp(-1.5)), MISSED])
-    back = calibrate.recalibrated(again, (1.0, 0.0), (2.0, -3.0))
-    assert back.false_marks == pytest.approx((0.25,))
+    assert (said.tolist(), right.tolist()) == ([0.75, 0.25, 0.5], [1.0, 0.0, 0.0])
+    assert calibrate.logits(said) == pytest.approx([np.log(3), -np.log(3), 0.0])
+    again = calibrate.calibrated(readings[0], (2.0, -1.0))
+    assert [lesion.score for lesion in again.lesions] == pytest.approx([9 / (9 + np.e), MISSED])
+    assert again.false_marks == pytest.approx((1 / (1 + 9 * np.e),))
 
 
 def test_small_fields_of_view_lose_image_and_truth_alike() -> None:

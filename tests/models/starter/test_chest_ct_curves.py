@@ -14,10 +14,10 @@ from models.starter.chest_ct.course import Order, begin, report
 
 def test_what_a_training_reports_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each line that `report` prints is one point; steps done twice count once, and other lines are passed over."""
-    run = begin(nn.Conv3d(1, 1, 1), Order(out=tmp_path / "none", checkpoint=tmp_path / "none.checkpoint"))
+    run = begin(nn.Conv3d(1, 1, 1), Order(out=tmp_path / "none", checkpoint=tmp_path / "none.checkpoint"), 700)
     for run.done, lungs in ((20, 0.5), (40, 0.4), (41, 9.0), (40, 0.25)):
-        report(run, 700, {"lungs": lungs})
-    report(run, 1350, {"judged": 0.1, "painted": 0.2, "right": 0.95})
+        report(run, {"lungs": lungs})
+    report(run, {"judged": 0.1, "painted": 0.2, "right": 0.95})
     told = ["going on from step 20", *capsys.readouterr().out.splitlines()]
     assert curves.read(told) == {("lungs",): {20: (0.5,), 40: (0.25,)}, ("judged", "painted", "right"): {40: (0.1, 0.2, 0.95)}}
 

@@ -249,11 +249,10 @@ def test_rows_are_what_one_counts_by_hand(tmp_path: Path) -> None:
     # Nothing of spiculated nodules is found above 0.97, one of two over 0.6 (1/2), both from there on.
     assert value("... spiculated, score") == pytest.approx((0.5 + 0.5 + 1.0 + 4 * 1.0) / 7)
     assert value("... spiculated, score", "baseline") == pytest.approx((0 + 0 + 0 + 0 + 1 + 1 + 1) / 7)
-    ahead = rows["... spiculated, score"].ahead
-    assert ahead is not None
-    assert ahead.value == pytest.approx(value("... spiculated, score") - value("... spiculated, score", "baseline"))
-    assert ahead.low <= ahead.value <= ahead.high
-    assert rows["false marks at the operating point"].ahead is None
+    difference = rows["... spiculated, score"].difference
+    assert difference is not None
+    assert difference.value == pytest.approx(value("... spiculated, score") - value("... spiculated, score", "baseline"))
+    assert rows["false marks at the operating point"].difference is None
     assert "| ... spiculated, at 1 | 2 | 1.000 (1.00 to 1.00) | 0.000" in report.table("group", list(rows.values()), results)
     json.dumps(report.facts(list(rows.values())), allow_nan=False)
     pictures.curves({"group": results}, tmp_path / "froc.png")
@@ -261,6 +260,20 @@ def test_rows_are_what_one_counts_by_hand(tmp_path: Path) -> None:
     failure = scoring.Failure(words="false: p 0.90", weight=0.9, planes=np.zeros((64, 192), np.uint8))
     pictures.failures([("scan", failure)], tmp_path / "failures.png")
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("froc.png", "robust.png", "failures.png"))
+
+
+def test_a_difference_is_of_the_same_scans_and_of_those_both_judged() -> None:
+    """Two alike judges differ by 0 in every resample; a scan that one declined is left out of the lungs' difference alone."""
+    given = [_result("", (0.9, 0.95, 0.99), (0.5,), 0.98), _result("", (MISSED, 0.3, 0.85), (0.97, 0.6), 0.5)]
+    rows = {row.name: row for row in figures.rows({"model": given, "baseline": given}, 0.8)}
+    same = [row.difference for row in rows.values() if row.difference is not None]
+    assert len(same) > 20
+    assert all((entry.value, entry.low, entry.high) == (0, 0, 0) for entry in same)
+    declined = [given[0], replace(given[1], lungs=(), declined="too thick")]
+    dice = {row.name: row for row in figures.rows({"model": declined, "baseline": given}, 0.8)}["lung Dice"]
+    assert (dice.values["model"].value, dice.values["baseline"].value) == pytest.approx((0.98, 0.74))
+    assert dice.difference is not None
+    assert dice.difference.value == pytest.approx(0)
 
 
 def test_what_a_nodule_is_stands_in_words() -> None:

@@ -27,13 +27,14 @@ Figure = Callable[[Sequence[Result]], float]
 class Row:
     """One figure by judge, and how many lungs, lesions or scans it rests on.
 
-    ahead  the first judge's figure less the second's, its interval over the same resamples of both; None where only one has a figure
+    difference  the first judge's figure less the second's over the same resamples, of scans on which they can be compared;
+                None for figures that are not resampled, and where there are not two judges
     """
 
     name: str
     among: int
     values: Mapping[str, Interval]
-    ahead: Interval | None = None
+    difference: Interval | None = None
 
 
 def classes() -> dict[str, Of]:
@@ -59,7 +60,7 @@ def rows(results: Results, threshold: float) -> list[Row]:
     lesions = [lesion for result in some for lesion in result.lesions]
     known = {name: (of, sum(map(of, lesions))) for name, of in classes().items()}
     counted, among = known[f"{COUNTED_MM:g} mm and more"]
-    found = [*_lung_rows(results), _row("declined", len(some), results, _declined, resampled=False)]
+    found = [*_lung_rows(results), _plain("declined", len(some), results, _declined)]
     if among:
         found += [_row(f"sensitivity at {rate:g} false marks", among, results, _at(rate, counted)) for rate in froc.RATES]
     found += [_row(f"... {name}, at {COMPARED_AT:g}", n, results, _at(COMPARED_AT, of)) for name, (of, n) in known.items() if n]
@@ -76,7 +77,13 @@ def _lung_rows(results: Results) -> list[Row]:
         return []
 
     def row(name: str, what: Callable[[Lung], float], how: Callable[[list[float]], float], *, resampled: bool) -> Row:
-        return _row(name, count, results, lambda given: how([what(lung) for lung in _lungs(given)] or [NAN]), resampled=resampled)
+        def figure(given: Sequence[Result]) -> float:
+            return how([what(lung) for lung in _lungs(given)] or [NAN])
+
+        # A scan that one judge declines shows no lung of it: it would gain by declining what is hard.
+        if not resampled:
+            return _plain(name, count, results, figure)
+        return _row(name, count, results, figure, lambda result: bool(result.lungs))
 
     return [
         row("lung Dice", lambda lung: lung.dice, _mean, resampled=True),
@@ -87,23 +94,23 @@ def _lung_rows(results: Results) -> list[Row]:
     ]
 
 
-def _row(name: str, among: int, results: Results, figure: Figure, *, resampled: bool = True) -> Row:
-    if resampled:
-        values = {judge: interval.bootstrap(given, figure, RESAMPLES)[0] for judge, given in results.items()}
-        if len(results) == 2:
-            return Row(name=name, among=among, values=values, ahead=_ahead(results, figure))
-    else:
-        values = {judge: Interval(value=figure(given), low=NAN, high=NAN) for judge, given in results.items()}
+def _plain(name: str, among: int, results: Results, figure: Figure) -> Row:
+    """Give a row without intervals."""
+    values = {judge: Interval(value=figure(given), low=NAN, high=NAN) for judge, given in results.items()}
     return Row(name=name, among=among, values=values)
 
 
-def _ahead(results: Results, figure: Figure) -> Interval:
-    first, second = results.values()
+def _row(name: str, among: int, results: Results, figure: Figure, comparable: Callable[[Result], bool] = lambda _result: True) -> Row:
+    """Give a row with intervals; `comparable` tells which results take part in the difference."""
 
-    def difference(pairs: Sequence[tuple[Result, Result]]) -> float:
-        return figure([pair[0] for pair in pairs]) - figure([pair[1] for pair in pairs])
+    def figures(seen: Sequence[tuple[Result, ...]]) -> list[float]:
+        each = [figure([scan[number] for scan in seen]) for number in range(len(results))]
+        both = [scan for scan in seen if all(map(comparable, scan))]
+        return [*each, figure([scan[0] for scan in both]) - figure([scan[1] for scan in both])] if len(results) == 2 else each
 
-    return interval.bootstrap(list(zip(first, second, strict=True)), difference, RESAMPLES)[0]
+    found = interval.bootstrap(list(zip(*results.values(), strict=True)), figures, RESAMPLES)
+    difference = found[len(results)] if len(found) > len(results) else None
+    return Row(name=name, among=among, values=dict(zip(results, found, strict=False)), difference=difference)
 
 
 def _at(rate: float, of: Of) -> Figure:

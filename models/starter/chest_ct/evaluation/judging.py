@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,14 @@ Judge = Callable[[Volume], Said]
 """Gives lung labels on the volume's grid and marks; raises Unfit where the scan is declined."""
 
 
-def model(shelved: card.ShelvedCard, device: str) -> Judge:
-    """Load the card's model with its threshold lowered to where it looks at all: marks below it are wanted for the FROC."""
+def model(shelved: card.ShelvedCard, device: str, **changes: Any) -> Judge:
+    """Load the card's model with its threshold lowered to where it looks at all: marks below it are wanted for the FROC.
+
+    `changes` replace options of its nodules.
+    """
     raw = shelved.card.model_dump()
     options = raw["runtime"]["options"]["nodules"]
+    options.update(changes)
     options["threshold"] = options["doubt"]
     for label in raw["output"]["labels"]:
         label["threshold"] = None

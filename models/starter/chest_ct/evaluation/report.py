@@ -21,7 +21,7 @@ def table(title: str, rows: Sequence[Row], results: Mapping[str, Sequence[Result
     lines += ["| figure | of | " + " | ".join(judges) + " | difference |", "|---|---|" + "---|" * (len(judges) + 1)]
     for row in rows:
         cells = [words(row.values[judge]) if judge in row.values else "" for judge in judges]
-        cells.append(words(row.ahead) if row.ahead else "")
+        cells.append(words(row.difference) if row.difference else "")
         lines.append(f"| {row.name} | {row.among} | " + " | ".join(cells) + " |")
     for judge, given in results.items():
         seconds = sum(result.seconds for result in given) / len(given)
@@ -32,7 +32,7 @@ def table(title: str, rows: Sequence[Row], results: Mapping[str, Sequence[Result
 
 def words(value: Interval) -> str:
     """Say a figure with its interval. Example: 0.912 (0.88 to 0.94)."""
-    if math.isnan(value.value):
+    if math.isnan(value.value) or value.value == -math.inf:
         return "none"
     return f"{value.value:.3f}" if math.isnan(value.low) else f"{value.value:.3f} ({value.low:.2f} to {value.high:.2f})"
 
@@ -48,7 +48,7 @@ def facts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Give rows for JSON: a number that is none is null."""
     return [
         {"name": row.name, "among": row.among, "values": {judge: _plain(asdict(value)) for judge, value in row.values.items()}}
-        | ({"ahead": _plain(asdict(row.ahead))} if row.ahead else {})
+        | ({"difference": _plain(asdict(row.difference))} if row.difference else {})
         for row in rows
     ]
 
