@@ -80,9 +80,9 @@ def _lung_rows(results: Results) -> list[Row]:
         def figure(given: Sequence[Result]) -> float:
             return how([what(lung) for lung in _lungs(given)] or [NAN])
 
-        # A scan that one judge declines shows no lung of it: it would gain by declining what is hard.
         if not resampled:
             return _plain(name, count, results, figure)
+        # A scan that one judge declines shows no lung of it: it would gain by declining what is hard.
         return _row(name, count, results, figure, lambda result: bool(result.lungs))
 
     return [
