@@ -37,7 +37,7 @@ def fitted(network: PatchNet, site: Iterable[Scan], blocks: int) -> tuple[tuple[
     right = np.array([float(hit) for _, hit in marks])
     if right.sum() < LEAST_RIGHT or right.all():
         return None, len(marks), int(right.sum())
-    a, b = calibrate.fit(np.log(scores) - np.log1p(-scores), right)
+    a, b = calibrate.fit(calibrate.logits(scores), right)
     return ((round(a, 3), round(b, 3)) if a > 0 else None), len(marks), int(right.sum())
 
 
